@@ -1,0 +1,129 @@
+//! A policy in its canonical form: typed, merged, every reference resolved. The step between what was written
+//! ([`crate::allowlist`]) and what the kernel reads ([`crate::ruleset`]).
+
+use std::fmt;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+/// Where something was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The file, as it was named on the command line or found in a directory.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse and count.
+    Enforce,
+    /// Let through and count what enforce would have refused.
+    Audit,
+}
+
+/// `loopback`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Loopback {
+    /// Not written: allowed in a network namespace of the workload's own, refused in the host's.
+    #[default]
+    ByNamespace,
+    /// `allow`.
+    Allow,
+    /// `deny`.
+    Deny,
+}
+
+/// A run of ports of one IP protocol, both ends included. For ICMP the ports are message types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// IP protocol number: 6, 17, 1 (ICMP, for IPv4 destinations) or 58 (ICMPv6, for IPv6 destinations).
+    pub protocol: u8,
+    /// First port or type.
+    pub first: u16,
+    /// Last port or type.
+    pub last: u16,
+}
+
+/// One entry of a Destinations document (`spec.to[]`) that a policy allows, by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where the entry begins.
+    pub origin: Origin,
+    /// Name of the Destinations document.
+    pub destinations: String,
+    /// The entry's `why`.
+    pub why: String,
+    /// `cidrs` or the content of `cidrsFrom`, without host bits.
+    pub cidrs: Vec<IpNet>,
+    /// `except`.
+    pub except: Vec<IpNet>,
+    /// Allowed ports, sorted. Where the entry has no `ports`: all of TCP and UDP.
+    pub ports: Vec<PortRange>,
+    /// `expires` in Unix seconds; refused from that second on.
+    pub expires: Option<u64>,
+    /// Stays open in quarantine (`quarantine.keep` names its Destinations).
+    pub keep: bool,
+}
+
+/// One entry of `deny`, or a built-in refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deny {
+    /// Where the entry stands; `None` for a built-in one.
+    pub origin: Option<Origin>,
+    /// The CIDR.
+    pub cidr: IpNet,
+    /// What a person is told: `deny entry of policy NAME`, or what the built-in protects.
+    pub why: String,
+}
+
+/// A quarantine rule. The action is `isolate` here; others are listed in [`Policy::beyond_exec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Where it stands.
+    pub origin: Origin,
+    /// `violations`, 1 to 256.
+    pub violations: u32,
+    /// `within`, in nanoseconds.
+    pub within_ns: u64,
+}
+
+/// Something a policy asks for that only the agent or a later version can enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// Where it stands.
+    pub origin: Origin,
+    /// The entry, as an operator would name it: `domains`, `dns.resolvers`, `quarantine.action: kill`.
+    pub what: String,
+}
+
+/// A policy, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name; of merged policies the names, sorted and joined by `+`.
+    pub name: String,
+    /// Where its document begins.
+    pub origin: Origin,
+    /// What it does with a violation.
+    pub mode: Mode,
+    /// What it allows, in the order of writing.
+    pub rules: Vec<Rule>,
+    /// What it refuses, whatever is allowed. Instance metadata is in here unless `metadata: true`.
+    pub deny: Vec<Deny>,
+    /// Loopback.
+    pub loopback: Loopback,
+    /// Quarantine rules.
+    pub quarantine: Vec<Quarantine>,
+    /// What `exec` cannot enforce; empty for a policy that it can.
+    pub beyond_exec: Vec<Beyond>,
+}

@@ -1,0 +1,118 @@
+//! The verdict: the only place where one is made.
+
+use crate::reason::Reason;
+use crate::ruleset::{Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words};
+use crate::Address;
+
+/// What the verdict needs beside the ruleset.
+pub trait Clock {
+    /// Unix time in seconds, or `None` while the clock is not synchronised. Asked only where a deadline exists.
+    fn unix_seconds(&self) -> Option<u64>;
+}
+
+/// By which way a packet leaves, or would leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// An interface that leads out of the network namespace.
+    Uplink,
+    /// The loopback interface.
+    Loopback,
+}
+
+/// What is known of one attempt to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The outermost destination.
+    pub destination: Address,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port; the type for ICMP; 0 for protocols without either.
+    pub port: u16,
+    /// The way it leaves.
+    pub route: Route,
+    /// Is this the host's network namespace, in which loopback reaches the node's own services?
+    pub host_namespace: bool,
+    /// Does it answer a flow that began outside?
+    pub reply: bool,
+    /// Is the workload in quarantine?
+    pub quarantined: bool,
+}
+
+/// What was decided, why, by which rule, and for how long it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Why; [`Reason::allows`] says which way.
+    pub reason: Reason,
+    /// The rule that allowed or refused, or the one that came nearest; [`NO_RULE`] where there is none.
+    pub rule: u32,
+    /// Unix time in seconds up to which an `allowed` holds, or [`FOREVER`].
+    pub until: u64,
+}
+
+impl Verdict {
+    #[inline(always)]
+    const fn new(reason: Reason, rule: u32) -> Self {
+        Self { reason, rule, until: FOREVER }
+    }
+}
+
+/// Decides. The order is the contract: loopback, quarantine, replies, deny, allowed CIDRs with ports, else refused.
+/// (What is malformed or hides its destination was refused by [`crate::packet`] before there were facts.)
+///
+/// Loopback that the policy does not open can still be allowed by an entry that names the loopback address; a packet
+/// that stays on the loopback interface is never a reply, because replies are learnt on uplinks only.
+#[inline(always)]
+pub fn decide<W, C>(ruleset: &Ruleset<'_, W>, clock: &C, facts: &Facts) -> Verdict
+where
+    W: Words + ?Sized,
+    C: Clock + ?Sized,
+{
+    let Some(flags) = ruleset.flags() else { return Verdict::new(Reason::NoRuleset, NO_RULE) };
+    let on_loopback = matches!(facts.route, Route::Loopback);
+    if on_loopback {
+        let open = if facts.host_namespace {
+            flags & FLAG_LOOPBACK_ALLOW != 0
+        } else {
+            flags & FLAG_LOOPBACK_DENY == 0
+        };
+        if open {
+            return Verdict::new(Reason::Loopback, NO_RULE);
+        }
+    } else if facts.reply && !facts.quarantined {
+        return Verdict::new(Reason::Reply, NO_RULE);
+    }
+    let found = match ruleset.class(facts.destination) {
+        None => return Verdict::new(Reason::NoRuleset, NO_RULE),
+        Some(Class::Deny(rule)) => return refused(facts, on_loopback, Reason::Denied, rule),
+        Some(Class::None) => return refused(facts, on_loopback, Reason::NotAllowlisted, NO_RULE),
+        Some(Class::Intervals(first, count)) => ruleset.covering(first, count, facts.protocol, facts.port),
+    };
+    match found {
+        None => Verdict::new(Reason::NoRuleset, NO_RULE),
+        Some(Covering::OtherPort(rule)) => refused(facts, on_loopback, Reason::PortNotAllowed, rule),
+        Some(Covering::OtherProtocol(rule)) => refused(facts, on_loopback, Reason::ProtocolNotAllowed, rule),
+        Some(Covering::Interval { rule, allow_until, keep_until }) => {
+            let until = if facts.quarantined { keep_until } else { allow_until };
+            if until == 0 {
+                return Verdict::new(Reason::Quarantined, rule);
+            }
+            if until == FOREVER || clock.unix_seconds().is_some_and(|now| now < until) {
+                return Verdict { reason: Reason::Allowed, rule, until };
+            }
+            refused(facts, on_loopback, Reason::Expired, rule)
+        }
+    }
+}
+
+// A workload in quarantine is told so for everything but an explicit refusal: the operator asks "why can it not reach
+// its index", and the answer is the quarantine, not the list.
+#[inline(always)]
+fn refused(facts: &Facts, on_loopback: bool, reason: Reason, rule: u32) -> Verdict {
+    if facts.quarantined && !matches!(reason, Reason::Denied) {
+        return Verdict::new(Reason::Quarantined, rule);
+    }
+    if on_loopback && matches!(reason, Reason::NotAllowlisted) {
+        return Verdict::new(Reason::LoopbackDenied, rule);
+    }
+    Verdict::new(reason, rule)
+}

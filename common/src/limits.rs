@@ -1,0 +1,35 @@
+//! Sizes that both sides agree on. `docs/architecture.md` explains each; the agent refuses what would not fit before
+//! it touches a map.
+
+/// Boundaries of one address family in one ruleset. A CIDR with other rules on both sides takes two.
+pub const MAX_BOUNDARIES: u32 = 1 << 20;
+/// Different sets of ports in one ruleset.
+pub const MAX_CLASSES: u32 = 1 << 16;
+/// Port intervals of one class.
+pub const MAX_INTERVALS_PER_CLASS: u32 = 1 << 12;
+/// Port intervals of one ruleset.
+pub const MAX_INTERVALS: u32 = 1 << 20;
+/// Quarantine rules of one ruleset.
+pub const MAX_QUARANTINE_RULES: usize = 4;
+/// The largest `quarantine.violations`: the kernel keeps the times of that many.
+pub const MAX_WINDOW: u32 = 256;
+/// Workloads that one loaded set of programs can hold.
+pub const MAX_WORKLOADS: u32 = 1024;
+/// Depth to which a cgroup's ancestors are walked.
+pub const MAX_CGROUP_DEPTH: i32 = 32;
+/// Records that a workload may write at once before the token bucket limits it.
+pub const RECORD_BURST: u64 = 128;
+/// Nanoseconds after which the bucket holds one more token: 100 a second.
+pub const RECORD_INTERVAL_NS: u64 = 10_000_000;
+/// Refused destinations counted one by one, over all workloads.
+pub const MAX_REFUSED_DESTINATIONS: u32 = 8192;
+/// Bytes of the ring buffer that carries records.
+pub const RECORDS_BYTES: u32 = 1 << 18;
+/// Peers that one UDP socket may answer: sets times ways.
+pub const UDP_FLOW_SETS: usize = 16;
+/// Ways of a set.
+pub const UDP_FLOW_WAYS: usize = 4;
+/// How long an inbound UDP datagram may be answered.
+pub const UDP_FLOW_NS: u64 = 60_000_000_000;
+/// IPv6 extension headers that are walked; a longer chain is refused.
+pub const MAX_EXTENSION_HEADERS: usize = 8;

@@ -1,0 +1,154 @@
+//! The packet walker: from the first byte of the IP header to the outermost destination, protocol and ports.
+
+use crate::Address;
+use crate::limits::MAX_EXTENSION_HEADERS;
+use crate::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
+
+/// Where bytes come from: the socket buffer in the kernel, a slice on the host.
+pub trait Bytes {
+    /// `N` bytes from `offset` (from the start of the IP header) on, or `None` beyond the end.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+impl Bytes for [u8] {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = offset as usize;
+        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+}
+
+/// TCP flag: SYN.
+pub const TCP_SYN: u8 = 2;
+/// TCP flag: ACK.
+pub const TCP_ACK: u8 = 16;
+
+/// What the verdict needs of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Source of the outermost header.
+    pub source: Address,
+    /// Destination of the outermost header.
+    pub destination: Address,
+    /// IP protocol number behind the extension headers.
+    pub protocol: u8,
+    /// TCP flags; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Source port; 0 where the protocol has none.
+    pub source_port: u16,
+    /// Destination port; the type for ICMP; 0 where the protocol has neither.
+    pub port: u16,
+}
+
+impl Packet {
+    /// A SYN without ACK: it begins a flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begins_tcp(&self) -> bool {
+        self.protocol == IPPROTO_TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// A SYN with ACK: a listener's answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn accepts_tcp(&self) -> bool {
+        self.protocol == IPPROTO_TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+    }
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Walks the headers. The error is the reason to refuse the packet.
+#[inline(always)]
+pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+    let [first] = bytes.load::<1>(0).ok_or(Reason::Malformed)?;
+    match first >> 4 {
+        4 => parse_v4(bytes),
+        6 => parse_v6(bytes),
+        _ => Err(Reason::Malformed),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+    let header = bytes.load::<20>(0).ok_or(Reason::Malformed)?;
+    match header[0] & 15 {
+        5 => {}
+        0..5 => return Err(Reason::Malformed),
+        _ => return Err(Reason::IpOptions),
+    }
+    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let source = Address::v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
+    let destination = Address::v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
+    transport(bytes, 20, header[9], source, destination)
+}
+
+#[inline(always)]
+fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+    let header = bytes.load::<40>(0).ok_or(Reason::Malformed)?;
+    let mut from = [0; 16];
+    from.copy_from_slice(&header[8..24]);
+    let mut to = [0; 16];
+    to.copy_from_slice(&header[24..40]);
+    let (source, destination) = (Address::from_bytes(from), Address::from_bytes(to));
+    // An IPv4-mapped address never travels in an IPv6 header; whoever puts one there wants it read two ways.
+    if destination.as_v4().is_some() || source.as_v4().is_some() {
+        return Err(Reason::Malformed);
+    }
+    let mut next = header[6];
+    let mut offset = 40u32;
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        match next {
+            HOP_BY_HOP | DESTINATION_OPTIONS => {
+                let [following, length] = bytes.load::<2>(offset).ok_or(Reason::Malformed)?;
+                next = following;
+                offset += (length as u32 + 1) * 8;
+            }
+            FRAGMENT => {
+                let extension = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
+                if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                    return Err(Reason::Fragment);
+                }
+                next = extension[0];
+                offset += 8;
+            }
+            ROUTING => return Err(Reason::RoutingHeader),
+            _ => return transport(bytes, offset, next, source, destination),
+        }
+    }
+    Err(Reason::Malformed)
+}
+
+#[inline(always)]
+fn transport<B: Bytes + ?Sized>(
+    bytes: &B,
+    offset: u32,
+    protocol: u8,
+    source: Address,
+    destination: Address,
+) -> Result<Packet, Reason> {
+    let mut packet = Packet { source, destination, protocol, tcp_flags: 0, source_port: 0, port: 0 };
+    match protocol {
+        IPPROTO_TCP => {
+            let header = bytes.load::<14>(offset).ok_or(Reason::Malformed)?;
+            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
+            packet.port = u16::from_be_bytes([header[2], header[3]]);
+            packet.tcp_flags = header[13];
+        }
+        IPPROTO_UDP => {
+            let header = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
+            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
+            packet.port = u16::from_be_bytes([header[2], header[3]]);
+        }
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            let header = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
+            packet.port = header[0] as u16;
+        }
+        _ => {}
+    }
+    Ok(packet)
+}

@@ -1,0 +1,269 @@
+//! The layout of a ruleset: what a policy compiles to and what the kernel reads.
+//!
+//! A ruleset is a sequence of 64-bit words that never changes once written. The agent writes it into one memory-mapped
+//! array, and a workload points at its first word; swapping a policy is one store of that pointer. All offsets inside
+//! are relative to the first word, so equal policies give equal words wherever they stand.
+//!
+//! | part | words an element | content |
+//! | --- | --- | --- |
+//! | header | [`HEADER_WORDS`] | flags, then offset and length of each part, then the quarantine rules |
+//! | IPv4 boundaries | 1 | `start << 32 \| class`, ascending; the class holds up to the next start |
+//! | IPv6 boundaries | 3 | upper and lower half of the start, class |
+//! | classes | 1 | nothing, refused by a rule, or a run of intervals |
+//! | intervals | 4 | protocol and ports, rules, until when allowed, until when kept in quarantine |
+//!
+//! Flattening overlaps is the compiler's work; here a lookup is one binary search over the boundaries and one over the
+//! intervals of the class found.
+
+use crate::Address;
+use crate::limits::{MAX_BOUNDARIES, MAX_INTERVALS_PER_CLASS, MAX_QUARANTINE_RULES};
+
+/// First word of every ruleset: a mark and the layout's version.
+pub const MAGIC: u64 = 0x4557_5253_0000_0000 | crate::ABI_VERSION as u64;
+/// Words of the header.
+pub const HEADER_WORDS: u32 = 16;
+/// Index of the word with the flags.
+pub const FLAGS: u32 = 1;
+/// Index of the word that places the IPv4 boundaries.
+pub const V4: u32 = 2;
+/// Index of the word that places the IPv6 boundaries.
+pub const V6: u32 = 3;
+/// Index of the word that places the classes.
+pub const CLASSES: u32 = 4;
+/// Index of the word that places the intervals.
+pub const INTERVALS: u32 = 5;
+/// Index of the word with the total length in words.
+pub const LENGTH: u32 = 6;
+/// Index of the first quarantine rule; each takes two words.
+pub const QUARANTINE: u32 = 8;
+
+/// Flag: let through and count what enforce would have refused.
+pub const FLAG_AUDIT: u64 = 1;
+/// Flag: `loopback: allow`.
+pub const FLAG_LOOPBACK_ALLOW: u64 = 2;
+/// Flag: `loopback: deny`.
+pub const FLAG_LOOPBACK_DENY: u64 = 4;
+
+/// Words of an IPv6 boundary.
+pub const V6_WORDS: u32 = 3;
+/// Words of an interval.
+pub const INTERVAL_WORDS: u32 = 4;
+
+/// "No deadline" of an interval; 0 means "never".
+pub const FOREVER: u64 = u64::MAX;
+/// "No rule": the number that stands where no rule can be named.
+pub const NO_RULE: u32 = u32::MAX;
+
+/// Class kind in the top byte: nothing covers these addresses.
+pub const CLASS_NONE: u64 = 0;
+/// Class kind: intervals; count in bits 32 to 55, index of the first in bits 0 to 31.
+pub const CLASS_INTERVALS: u64 = 1;
+/// Class kind: refused; the rule in bits 0 to 31.
+pub const CLASS_DENY: u64 = 2;
+
+const BOUNDARY_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
+const INTERVAL_STEPS: u32 = MAX_INTERVALS_PER_CLASS.ilog2() + 1;
+
+/// Where words come from: the mapped array in the kernel, a slice on the host.
+pub trait Words {
+    /// The word at this index, `None` beyond the end.
+    fn word(&self, index: u32) -> Option<u64>;
+}
+
+impl Words for [u64] {
+    fn word(&self, index: u32) -> Option<u64> {
+        self.get(index as usize).copied()
+    }
+}
+
+/// What covers an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Nothing.
+    None,
+    /// A refusal, by this rule.
+    Deny(u32),
+    /// A run of intervals: index of the first word, number of intervals.
+    Intervals(u32, u32),
+}
+
+/// What covers a protocol and port inside a class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Covering {
+    /// An interval.
+    Interval {
+        /// The rule to name when it is allowed.
+        rule: u32,
+        /// Unix time in seconds up to which it is allowed, or [`FOREVER`].
+        allow_until: u64,
+        /// The same for a workload in quarantine; 0 when it is not kept.
+        keep_until: u64,
+    },
+    /// Other ports of the protocol are covered, by this rule among others.
+    OtherPort(u32),
+    /// Other protocols are covered, by this rule among others.
+    OtherProtocol(u32),
+}
+
+/// A ruleset inside a store of words.
+#[derive(Debug)]
+pub struct Ruleset<'a, W: Words + ?Sized> {
+    words: &'a W,
+    base: u32,
+}
+
+impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
+    /// The ruleset whose first word stands at `base`.
+    #[inline(always)]
+    pub const fn new(words: &'a W, base: u32) -> Self {
+        Self { words, base }
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> Option<u64> {
+        self.words.word(self.base.wrapping_add(offset))
+    }
+
+    /// The flags; `None` where no ruleset stands.
+    #[inline(always)]
+    #[must_use]
+    pub fn flags(&self) -> Option<u64> {
+        self.word(FLAGS)
+    }
+
+    #[inline(always)]
+    fn part(&self, part: u32) -> Option<(u32, u32)> {
+        let word = self.word(part)?;
+        Some(((word >> 32) as u32, word as u32))
+    }
+
+    /// What covers this address; `None` where the ruleset cannot be read.
+    #[inline(always)]
+    #[must_use]
+    pub fn class(&self, address: Address) -> Option<Class> {
+        let class = match address.as_v4() {
+            Some(bits) => self.find_v4(bits)?,
+            None => self.find_v6(address)?,
+        };
+        let (offset, count) = self.part(CLASSES)?;
+        if class >= count {
+            return None;
+        }
+        let word = self.word(offset.wrapping_add(class))?;
+        Some(match word >> 56 {
+            CLASS_INTERVALS => {
+                let (intervals, _) = self.part(INTERVALS)?;
+                let first = intervals.wrapping_add((word as u32).wrapping_mul(INTERVAL_WORDS));
+                Class::Intervals(first, (word >> 32) as u32 & 0x00ff_ffff)
+            }
+            CLASS_DENY => Class::Deny(word as u32),
+            _ => Class::None,
+        })
+    }
+
+    // The halving length is the same whichever way the search turns, so the verifier sees one path for each step
+    // instead of two: it does not track the position, which is no more than an unknown number to it.
+    #[inline(always)]
+    fn find_v4(&self, key: u32) -> Option<u32> {
+        let (mut position, mut length) = self.part(V4)?;
+        for _ in 0..BOUNDARY_STEPS {
+            if length <= 1 {
+                break;
+            }
+            let half = length / 2;
+            let middle = position.wrapping_add(half);
+            if (self.word(middle)? >> 32) as u32 <= key {
+                position = middle;
+            }
+            length -= half;
+        }
+        Some(self.word(position)? as u32)
+    }
+
+    #[inline(always)]
+    fn find_v6(&self, key: Address) -> Option<u32> {
+        let (mut position, mut length) = self.part(V6)?;
+        for _ in 0..BOUNDARY_STEPS {
+            if length <= 1 {
+                break;
+            }
+            let half = length / 2;
+            let middle = position.wrapping_add(half.wrapping_mul(V6_WORDS));
+            let high = self.word(middle)?;
+            let before = if high == key.high {
+                self.word(middle.wrapping_add(1))? <= key.low
+            } else {
+                high < key.high
+            };
+            if before {
+                position = middle;
+            }
+            length -= half;
+        }
+        Some(self.word(position.wrapping_add(2))? as u32)
+    }
+
+    /// What covers this protocol and port among `count` intervals from word `first` on; `None` where the ruleset
+    /// cannot be read. `port` is the type for ICMP.
+    #[inline(always)]
+    #[must_use]
+    pub fn covering(&self, first: u32, count: u32, protocol: u8, port: u16) -> Option<Covering> {
+        let key = interval_key(protocol, port);
+        let mut position = first;
+        let mut length = count;
+        for _ in 0..INTERVAL_STEPS {
+            if length <= 1 {
+                break;
+            }
+            let half = length / 2;
+            let middle = position.wrapping_add(half.wrapping_mul(INTERVAL_WORDS));
+            if (self.word(middle)? >> 32) as u32 <= key {
+                position = middle;
+            }
+            length -= half;
+        }
+        let found = self.word(position)?;
+        let rule = self.word(position.wrapping_add(1))? as u32;
+        let same_protocol = (found >> 48) as u8 == protocol;
+        if same_protocol && (found >> 32) as u32 <= key && port <= (found >> 16) as u16 {
+            return Some(Covering::Interval {
+                rule,
+                allow_until: self.word(position.wrapping_add(2))?,
+                keep_until: self.word(position.wrapping_add(3))?,
+            });
+        }
+        if same_protocol {
+            return Some(Covering::OtherPort(rule));
+        }
+        // The protocol's first interval may start above the port that was asked for.
+        let next = position.wrapping_add(INTERVAL_WORDS);
+        if next.wrapping_sub(first) < count.wrapping_mul(INTERVAL_WORDS)
+            && (self.word(next)? >> 48) as u8 == protocol
+        {
+            return Some(Covering::OtherPort(self.word(next.wrapping_add(1))? as u32));
+        }
+        Some(Covering::OtherProtocol(rule))
+    }
+
+    /// The quarantine rule with this index: violations and nanoseconds; `None` where there is none.
+    #[inline(always)]
+    #[must_use]
+    pub fn quarantine(&self, index: u32) -> Option<(u32, u64)> {
+        if index as usize >= MAX_QUARANTINE_RULES {
+            return None;
+        }
+        let at = QUARANTINE.wrapping_add(index.wrapping_mul(2));
+        let violations = self.word(at)? as u32;
+        if violations == 0 {
+            return None;
+        }
+        Some((violations, self.word(at.wrapping_add(1))?))
+    }
+}
+
+/// Sort key of an interval: the upper half of its first word.
+#[inline(always)]
+#[must_use]
+pub const fn interval_key(protocol: u8, port: u16) -> u32 {
+    (protocol as u32) << 16 | port as u32
+}

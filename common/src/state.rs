@@ -1,0 +1,247 @@
+//! Records that the kernel programs and the agent share through maps. None has implicit padding; `tests::abi` holds
+//! the sizes.
+
+use crate::limits::{MAX_WINDOW, UDP_FLOW_SETS, UDP_FLOW_WAYS};
+use crate::reason::{Protocol, REASON_SLOTS};
+
+/// Length of a task's name in the kernel, with the closing zero.
+pub const COMM_LEN: usize = 16;
+
+/// What the agent tells of a workload: written by the agent, read by the programs. Indexed by the workload's slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Binding {
+    /// Index of the ruleset's first word in the array of words.
+    pub ruleset: u32,
+    /// Counts the rulesets that this workload was given; a verdict remembered under another number is not used.
+    pub generation: u32,
+    /// Cookie of the workload's own network namespace; flows are learnt only there. 0 learns nothing.
+    pub netns_cookie: u64,
+    /// [`BINDING_ACTIVE`], [`BINDING_HOST_NAMESPACE`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The slot is in use.
+pub const BINDING_ACTIVE: u32 = 1;
+/// The workload's network namespace is the host's.
+pub const BINDING_HOST_NAMESPACE: u32 = 2;
+
+/// What the programs count and remember of a workload. Indexed by its slot.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct State {
+    /// Boot time in nanoseconds when it was quarantined; 0 when it is not.
+    pub quarantined_at: u64,
+    /// Audit: boot time in nanoseconds when it would have been; 0 when it would not.
+    pub would_quarantine_at: u64,
+    /// Index of the quarantine rule that fired.
+    pub quarantine_rule: u64,
+    /// Violations so far; the window's position.
+    pub violations: u64,
+    /// Violations that a release has forgiven.
+    pub forgiven: u64,
+    /// Token bucket of the records: the boot time at which it is full again.
+    pub record_full_at: u64,
+    /// Records not written: bucket empty or ring full.
+    pub records_lost: u64,
+    /// Refused attempts whose destination found no place in the table of refused destinations.
+    pub destinations_lost: u64,
+    /// Flows that began and were allowed, by protocol: a socket's first packet toward a destination.
+    pub allowed: [u64; Protocol::ALL.len()],
+    /// Answers to inbound flows that quarantine refused.
+    pub replies_refused: u64,
+    /// Packets on the loopback interface dropped on arrival because their source was foreign.
+    pub forged_dropped: u64,
+    /// Inbound UDP flows that pushed another one out of their socket's table.
+    pub udp_flows_evicted: u64,
+    /// Sockets whose storage could not be allocated; they are judged in full at each packet.
+    pub storage_failed: u64,
+    /// Violations by reason and protocol.
+    pub counts: [[u64; Protocol::ALL.len()]; REASON_SLOTS],
+    /// Boot times in nanoseconds of the last violations, by number modulo the length.
+    pub window: [u64; MAX_WINDOW as usize],
+}
+
+/// The process that opened a socket or tried to connect it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Process {
+    /// Thread id in the initial PID namespace; 0 where unknown.
+    pub pid: u32,
+    /// Process id in the initial PID namespace; 0 where unknown.
+    pub tgid: u32,
+    /// Name, padded with zeros.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// What is remembered with a socket. Cloned to the sockets that a listener accepts.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct SocketState {
+    /// Slot of the workload plus 1; 0 where not yet known.
+    pub slot: u32,
+    /// [`SOCKET_INBOUND`], [`SOCKET_FOREIGN_NAMESPACE`].
+    pub flags: u32,
+    /// Who opened or connected it last.
+    pub process: Process,
+    /// The destination last counted as a violation, with its port and protocol; see `counted_reason`.
+    pub counted: [u8; 16],
+    /// The destination last allowed, in network byte order.
+    pub allowed: [u8; 16],
+    /// Unix time in seconds up to which the remembered verdict holds.
+    pub allowed_until: u64,
+    /// Generation under which the verdict was remembered; 0 when none is.
+    pub allowed_generation: u32,
+    /// Port of the destination last allowed.
+    pub allowed_port: u16,
+    /// Port of the destination last counted.
+    pub counted_port: u16,
+    /// Protocol of the destination last allowed.
+    pub allowed_protocol: u8,
+    /// Protocol of the destination last counted.
+    pub counted_protocol: u8,
+    /// 1 when a destination was counted.
+    pub counted_valid: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// A listener that took a SYN from outside, or a socket that it accepted.
+pub const SOCKET_INBOUND: u32 = 1;
+/// The socket was made in another network namespace than the workload's own.
+pub const SOCKET_FOREIGN_NAMESPACE: u32 = 2;
+/// The network namespace of the socket is known.
+pub const SOCKET_NAMESPACE_KNOWN: u32 = 4;
+
+/// A UDP flow that began outside.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct UdpFlow {
+    /// The peer's address, in network byte order.
+    pub peer: [u8; 16],
+    /// Boot time in nanoseconds of the last datagram from it; 0 when the place is free.
+    pub seen: u64,
+    /// The peer's port.
+    pub peer_port: u16,
+    /// The own port.
+    pub local_port: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The UDP flows of one socket. A table of the socket's own, so that no workload can push out another's flows.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct UdpFlows {
+    /// Sets of ways; the set is chosen by the peer's address and port.
+    pub sets: [[UdpFlow; UDP_FLOW_WAYS]; UDP_FLOW_SETS],
+}
+
+/// The set of a UDP flow table in which this peer stands.
+#[inline(always)]
+#[must_use]
+pub const fn udp_flow_set(address: crate::Address, port: u16) -> usize {
+    let mixed = (address.high ^ address.low ^ (port as u64) << 17).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 60) as usize % UDP_FLOW_SETS
+}
+
+/// Key of an address of the workload's own, and with `interface` of an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LocalKey {
+    /// The address in network byte order; zero for an uplink.
+    pub address: [u8; 16],
+    /// Slot of the workload.
+    pub slot: u32,
+    /// Index of the interface for an uplink; 0 for an address.
+    pub interface: u32,
+}
+
+/// Key of the table of refused destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct RefusedKey {
+    /// The destination in network byte order.
+    pub destination: [u8; 16],
+    /// Slot of the workload.
+    pub slot: u32,
+    /// The rule that refused or came nearest.
+    pub rule: u32,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`crate::Reason`] as a number.
+    pub reason: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// One violation, as written into the ring buffer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Record {
+    /// Boot time in nanoseconds.
+    pub time: u64,
+    /// Source in network byte order; zeros where unknown.
+    pub source: [u8; 16],
+    /// Destination in network byte order.
+    pub destination: [u8; 16],
+    /// Who did it.
+    pub process: Process,
+    /// Slot of the workload.
+    pub slot: u32,
+    /// Generation of the ruleset by which `rule` counts.
+    pub generation: u32,
+    /// The rule that refused or came nearest.
+    pub rule: u32,
+    /// Source port; 0 where unknown.
+    pub source_port: u16,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`crate::Reason`] as a number.
+    pub reason: u8,
+    /// 1 in audit, 0 in enforce.
+    pub audit: u8,
+    /// 1 when this violation crossed the quarantine threshold.
+    pub crossed: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The wall clock, as the agent tells it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct WallClock {
+    /// Unix time minus boot time, in nanoseconds.
+    pub offset: i64,
+    /// 1 while the clock is synchronised; deadlines are closed otherwise.
+    pub synchronised: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::size_of;
+
+    #[test]
+    fn abi() {
+        let sizes = [
+            size_of::<Binding>(),
+            size_of::<State>(),
+            size_of::<Process>(),
+            size_of::<SocketState>(),
+            size_of::<UdpFlow>(),
+            size_of::<UdpFlows>(),
+            size_of::<LocalKey>(),
+            size_of::<RefusedKey>(),
+            size_of::<Record>(),
+            size_of::<WallClock>(),
+        ];
+        assert_eq!((crate::ABI_VERSION, sizes), (1, [24, 3200, 24, 88, 32, 2048, 24, 32, 88, 16]));
+    }
+}
