@@ -4,10 +4,14 @@ use crate::reason::Reason;
 use crate::ruleset::{Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words};
 use crate::Address;
 
+/// What a clock that is not synchronised says: so late that every deadline has passed. (A number and not an `Option`:
+/// the verifier refuses the code that the compiler makes of the comparison inside one.)
+pub const UNSYNCHRONISED: u64 = u64::MAX;
+
 /// What the verdict needs beside the ruleset.
 pub trait Clock {
-    /// Unix time in seconds, or `None` while the clock is not synchronised. Asked only where a deadline exists.
-    fn unix_seconds(&self) -> Option<u64>;
+    /// Unix time in seconds, or [`UNSYNCHRONISED`]. Asked only where a deadline exists.
+    fn unix_seconds(&self) -> u64;
 }
 
 /// By which way a packet leaves, or would leave.
@@ -21,6 +25,7 @@ pub enum Route {
 
 /// What is known of one attempt to send.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Facts {
     /// The outermost destination.
     pub destination: Address,
@@ -40,6 +45,7 @@ pub struct Facts {
 
 /// What was decided, why, by which rule, and for how long it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Verdict {
     /// Why; [`Reason::allows`] says which way.
     pub reason: Reason,
@@ -96,7 +102,7 @@ where
             if until == 0 {
                 return Verdict::new(Reason::Quarantined, rule);
             }
-            if until == FOREVER || clock.unix_seconds().is_some_and(|now| now < until) {
+            if until == FOREVER || clock.unix_seconds() < until {
                 return Verdict { reason: Reason::Allowed, rule, until };
             }
             refused(facts, on_loopback, Reason::Expired, rule)

@@ -24,6 +24,7 @@ pub const TCP_ACK: u8 = 16;
 
 /// What the verdict needs of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Packet {
     /// Source of the outermost header.
     pub source: Address,
@@ -64,15 +65,25 @@ const DESTINATION_OPTIONS: u8 = 60;
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
     let [first] = bytes.load::<1>(0).ok_or(Reason::Malformed)?;
-    match first >> 4 {
-        4 => parse_v4(bytes),
-        6 => parse_v6(bytes),
-        _ => Err(Reason::Malformed),
-    }
+    let network = match first >> 4 {
+        4 => parse_v4(bytes)?,
+        6 => parse_v6(bytes)?,
+        _ => return Err(Reason::Malformed),
+    };
+    transport(bytes, &network)
+}
+
+/// What stands in front of the transport header.
+struct Network {
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    /// Offset of the transport header.
+    offset: u32,
 }
 
 #[inline(always)]
-fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     let header = bytes.load::<20>(0).ok_or(Reason::Malformed)?;
     match header[0] & 15 {
         5 => {}
@@ -82,13 +93,16 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
     if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
         return Err(Reason::Fragment);
     }
-    let source = Address::v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
-    let destination = Address::v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
-    transport(bytes, 20, header[9], source, destination)
+    Ok(Network {
+        source: Address::v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]])),
+        destination: Address::v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]])),
+        protocol: header[9],
+        offset: 20,
+    })
 }
 
 #[inline(always)]
-fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
+fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     let header = bytes.load::<40>(0).ok_or(Reason::Malformed)?;
     let mut from = [0; 16];
     from.copy_from_slice(&header[8..24]);
@@ -99,54 +113,47 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
     if destination.as_v4().is_some() || source.as_v4().is_some() {
         return Err(Reason::Malformed);
     }
-    let mut next = header[6];
+    let mut protocol = header[6];
     let mut offset = 40u32;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        match next {
-            HOP_BY_HOP | DESTINATION_OPTIONS => {
-                let [following, length] = bytes.load::<2>(offset).ok_or(Reason::Malformed)?;
-                next = following;
-                offset += (length as u32 + 1) * 8;
-            }
-            FRAGMENT => {
-                let extension = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
-                if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
-                    return Err(Reason::Fragment);
-                }
-                next = extension[0];
-                offset += 8;
-            }
-            ROUTING => return Err(Reason::RoutingHeader),
-            _ => return transport(bytes, offset, next, source, destination),
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if !matches!(protocol, HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT) {
+            break;
         }
+        let extension = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
+        if protocol == FRAGMENT {
+            if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                return Err(Reason::Fragment);
+            }
+            offset += 8;
+        } else {
+            offset += (extension[1] as u32 + 1) * 8;
+        }
+        protocol = extension[0];
     }
-    Err(Reason::Malformed)
+    match protocol {
+        ROUTING => Err(Reason::RoutingHeader),
+        HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT => Err(Reason::Malformed),
+        _ => Ok(Network { source, destination, protocol, offset }),
+    }
 }
 
 #[inline(always)]
-fn transport<B: Bytes + ?Sized>(
-    bytes: &B,
-    offset: u32,
-    protocol: u8,
-    source: Address,
-    destination: Address,
-) -> Result<Packet, Reason> {
+fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, Reason> {
+    let Network { source, destination, protocol, offset } = *network;
     let mut packet = Packet { source, destination, protocol, tcp_flags: 0, source_port: 0, port: 0 };
     match protocol {
-        IPPROTO_TCP => {
-            let header = bytes.load::<14>(offset).ok_or(Reason::Malformed)?;
-            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
-            packet.port = u16::from_be_bytes([header[2], header[3]]);
-            packet.tcp_flags = header[13];
-        }
-        IPPROTO_UDP => {
-            let header = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
-            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
-            packet.port = u16::from_be_bytes([header[2], header[3]]);
+        IPPROTO_TCP | IPPROTO_UDP => {
+            let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
+            packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
+            packet.port = u16::from_be_bytes([ports[2], ports[3]]);
+            if protocol == IPPROTO_TCP {
+                let [flags] = bytes.load::<1>(offset + 13).ok_or(Reason::Malformed)?;
+                packet.tcp_flags = flags;
+            }
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
-            let header = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
-            packet.port = header[0] as u16;
+            let [kind] = bytes.load::<1>(offset).ok_or(Reason::Malformed)?;
+            packet.port = kind as u16;
         }
         _ => {}
     }

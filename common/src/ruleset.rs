@@ -16,7 +16,7 @@
 //! intervals of the class found.
 
 use crate::Address;
-use crate::limits::{MAX_BOUNDARIES, MAX_INTERVALS_PER_CLASS, MAX_QUARANTINE_RULES};
+use crate::limits::{MAX_BOUNDARIES, MAX_QUARANTINE_RULES};
 
 /// First word of every ruleset: a mark and the layout's version.
 pub const MAGIC: u64 = 0x4557_5253_0000_0000 | crate::ABI_VERSION as u64;
@@ -44,6 +44,8 @@ pub const FLAG_LOOPBACK_ALLOW: u64 = 2;
 /// Flag: `loopback: deny`.
 pub const FLAG_LOOPBACK_DENY: u64 = 4;
 
+/// Words of an IPv4 boundary.
+pub const V4_WORDS: u32 = 1;
 /// Words of an IPv6 boundary.
 pub const V6_WORDS: u32 = 3;
 /// Words of an interval.
@@ -61,13 +63,70 @@ pub const CLASS_INTERVALS: u64 = 1;
 /// Class kind: refused; the rule in bits 0 to 31.
 pub const CLASS_DENY: u64 = 2;
 
-const BOUNDARY_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
-const INTERVAL_STEPS: u32 = MAX_INTERVALS_PER_CLASS.ilog2() + 1;
-
 /// Where words come from: the mapped array in the kernel, a slice on the host.
 pub trait Words {
     /// The word at this index, `None` beyond the end.
     fn word(&self, index: u32) -> Option<u64>;
+
+    /// Takes steps until the search is done. The kernel drives the same [`Search::step`] with `bpf_loop`, of which the
+    /// verifier walks one round; a plain loop costs it twenty, on every path that leads there (270,000 instructions
+    /// instead of a few thousand).
+    fn run(&self, search: &mut Search) {
+        for _ in 0..Search::MAX_STEPS {
+            if search.step(self) {
+                break;
+            }
+        }
+    }
+}
+
+/// A binary search over sorted elements: the last one whose key is not above the one sought.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Search {
+    /// Word index of the best element so far.
+    position: u32,
+    /// Elements from there on that may still be better.
+    length: u32,
+    /// Words of an element.
+    stride: u32,
+    /// 1 when a word could not be read.
+    failed: u32,
+    /// The key sought; below `1 << 32` for elements with their key in the upper half of one word.
+    key: Address,
+}
+
+impl Search {
+    /// Enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
+    pub const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
+
+    /// One step. True when the search is done.
+    #[inline(always)]
+    pub fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
+        if self.length <= 1 {
+            return true;
+        }
+        let half = self.length / 2;
+        let middle = self.position.wrapping_add(half.wrapping_mul(self.stride));
+        let Some(first) = words.word(middle) else {
+            self.failed = 1;
+            return true;
+        };
+        let before = if self.stride == V6_WORDS {
+            let Some(second) = words.word(middle.wrapping_add(1)) else {
+                self.failed = 1;
+                return true;
+            };
+            first < self.key.high || (first == self.key.high && second <= self.key.low)
+        } else {
+            first >> 32 <= self.key.low
+        };
+        if before {
+            self.position = middle;
+        }
+        self.length -= half;
+        false
+    }
 }
 
 impl Words for [u64] {
@@ -141,10 +200,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[inline(always)]
     #[must_use]
     pub fn class(&self, address: Address) -> Option<Class> {
-        let class = match address.as_v4() {
-            Some(bits) => self.find_v4(bits)?,
-            None => self.find_v6(address)?,
-        };
+        let class = self.find_class(address)?;
         let (offset, count) = self.part(CLASSES)?;
         if class >= count {
             return None;
@@ -161,46 +217,24 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         })
     }
 
-    // The halving length is the same whichever way the search turns, so the verifier sees one path for each step
-    // instead of two: it does not track the position, which is no more than an unknown number to it.
+    /// Word index of the last element whose key is not above `key`, of `length` elements from `offset` on.
     #[inline(always)]
-    fn find_v4(&self, key: u32) -> Option<u32> {
-        let (mut position, mut length) = self.part(V4)?;
-        for _ in 0..BOUNDARY_STEPS {
-            if length <= 1 {
-                break;
-            }
-            let half = length / 2;
-            let middle = position.wrapping_add(half);
-            if (self.word(middle)? >> 32) as u32 <= key {
-                position = middle;
-            }
-            length -= half;
-        }
-        Some(self.word(position)? as u32)
+    fn search(&self, offset: u32, length: u32, stride: u32, key: Address) -> Option<u32> {
+        let mut search = Search { position: self.base.wrapping_add(offset), length, stride, failed: 0, key };
+        self.words.run(&mut search);
+        if search.failed == 0 && search.length <= 1 { Some(search.position) } else { None }
     }
 
     #[inline(always)]
-    fn find_v6(&self, key: Address) -> Option<u32> {
-        let (mut position, mut length) = self.part(V6)?;
-        for _ in 0..BOUNDARY_STEPS {
-            if length <= 1 {
-                break;
-            }
-            let half = length / 2;
-            let middle = position.wrapping_add(half.wrapping_mul(V6_WORDS));
-            let high = self.word(middle)?;
-            let before = if high == key.high {
-                self.word(middle.wrapping_add(1))? <= key.low
-            } else {
-                high < key.high
-            };
-            if before {
-                position = middle;
-            }
-            length -= half;
-        }
-        Some(self.word(position.wrapping_add(2))? as u32)
+    fn find_class(&self, address: Address) -> Option<u32> {
+        let (part, stride, key) = match address.as_v4() {
+            Some(bits) => (V4, V4_WORDS, Address { high: 0, low: bits as u64 }),
+            None => (V6, V6_WORDS, address),
+        };
+        let (offset, length) = self.part(part)?;
+        let found = self.search(offset, length, stride, key)?;
+        // The class stands in the element's last word.
+        Some(self.words.word(found.wrapping_add(stride - 1))? as u32)
     }
 
     /// What covers this protocol and port among `count` intervals from word `first` on; `None` where the ruleset
@@ -209,19 +243,8 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[must_use]
     pub fn covering(&self, first: u32, count: u32, protocol: u8, port: u16) -> Option<Covering> {
         let key = interval_key(protocol, port);
-        let mut position = first;
-        let mut length = count;
-        for _ in 0..INTERVAL_STEPS {
-            if length <= 1 {
-                break;
-            }
-            let half = length / 2;
-            let middle = position.wrapping_add(half.wrapping_mul(INTERVAL_WORDS));
-            if (self.word(middle)? >> 32) as u32 <= key {
-                position = middle;
-            }
-            length -= half;
-        }
+        let wanted = Address { high: 0, low: key as u64 };
+        let position = self.search(first, count, INTERVAL_WORDS, wanted)?.wrapping_sub(self.base);
         let found = self.word(position)?;
         let rule = self.word(position.wrapping_add(1))? as u32;
         let same_protocol = (found >> 48) as u8 == protocol;

@@ -1,1 +1,26 @@
-fn main() {}
+//! The kernel programs. Each entry point is thin: it reads its context, asks [`egress_warden_common::decide`], and
+//! counts. `maps` holds what they share with the agent, `workload` finds whose packet it is, `violation` counts.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "see `atomic`")]
+
+mod atomic;
+mod connect;
+mod egress;
+mod ingress;
+mod maps;
+mod rules;
+mod shared;
+mod socket;
+mod violation;
+mod workload;
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,117 @@
+//! What can go wrong between the agent and the kernel. Each message says what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// An error of the kernel's side.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// Not uid 0, or without the capabilities.
+    #[error("not permitted to load eBPF programs: run as root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    NotPermitted,
+    /// The kernel has no `bpf` system call.
+    #[error("this kernel has no eBPF (CONFIG_BPF_SYSCALL): egress cannot be enforced here")]
+    NoBpf,
+    /// The kernel is older than [`super::MINIMUM_KERNEL`].
+    #[error("Linux {found} is too old: egress-warden needs {needed} or newer")]
+    TooOld {
+        /// The running kernel's release.
+        found: String,
+        /// The oldest one that works.
+        needed: String,
+    },
+    /// The object could not be read or its maps could not be made.
+    #[error("cannot create the kernel maps: {0}")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The verifier or the kernel refused a program.
+    #[error("the kernel refused program {program}: {reason}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The error, with the end of the verifier's log.
+        reason: String,
+    },
+    /// The object does not hold what the agent expects: they were not built together.
+    #[error("the embedded eBPF object lacks {0}: it does not belong to this agent; rebuild both")]
+    Missing(&'static str),
+    /// A map could not be read or written.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A map could not be mapped into memory.
+    #[error("map {map} cannot be mapped: {source}")]
+    Mapping {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// More than the map holds.
+    #[error("map {map} is full: {wanted} wanted, {capacity} is its capacity")]
+    Full {
+        /// Its name.
+        map: &'static str,
+        /// What was asked for.
+        wanted: usize,
+        /// What it holds.
+        capacity: usize,
+    },
+    /// A program without the multi flag sits on an ancestor: it would swallow ours, or be swallowed.
+    #[error(
+        "cgroup {} has an exclusive {hook} program (id {program}): it and ours would silence each other; \
+         have it attached with BPF_F_ALLOW_MULTI, or detach it", path.display()
+    )]
+    Exclusive {
+        /// The ancestor.
+        path: PathBuf,
+        /// The hook.
+        hook: &'static str,
+        /// The other program's id.
+        program: u32,
+    },
+    /// Attaching failed.
+    #[error("cannot attach the {hook} program to cgroup {}: {source}", path.display())]
+    Attach {
+        /// The cgroup.
+        path: PathBuf,
+        /// The hook.
+        hook: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The programs on a cgroup could not be listed.
+    #[error("cannot list the {hook} programs on cgroup {}: {source}", path.display())]
+    Query {
+        /// The cgroup.
+        path: PathBuf,
+        /// The hook.
+        hook: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The network namespace could not be examined.
+    #[error("cannot examine the network namespace: {what}: {source}")]
+    Namespace {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    pub(super) fn map(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self::Map { map, source: Box::new(source) }
+    }
+}

@@ -1,0 +1,87 @@
+//! The caller's network namespace: its cookie, its addresses, its uplinks.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nameindex;
+
+use super::KernelError;
+
+/// Linux's `SO_NETNS_COOKIE`; the libc crate does not name it on every target.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Facts about the network namespace that a workload runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnNamespace {
+    /// The kernel's number for it, never used twice.
+    pub cookie: u64,
+    /// Is it the host's, in which loopback reaches the node's own services?
+    pub is_host: bool,
+    /// Its addresses, loopback included.
+    pub addresses: Vec<IpAddr>,
+    /// Its interfaces but loopback, by index: inbound flows are learnt on these.
+    pub uplinks: Vec<u32>,
+}
+
+impl OwnNamespace {
+    /// Examines the network namespace of the calling thread.
+    pub fn of_caller() -> Result<Self, KernelError> {
+        let mut addresses: Vec<IpAddr> = getifaddrs()
+            .map_err(|error| failed("getifaddrs")(error.into()))?
+            .filter_map(|interface| {
+                let address = interface.address?;
+                if let Some(v4) = address.as_sockaddr_in() {
+                    return Some(IpAddr::V4(Ipv4Addr::from(v4.ip())));
+                }
+                address.as_sockaddr_in6().map(|v6| IpAddr::V6(Ipv6Addr::from(v6.ip())))
+            })
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let interfaces = if_nameindex().map_err(|error| failed("if_nameindex")(error.into()))?;
+        let uplinks = interfaces.iter().map(|i| i.index()).filter(|index| *index != LOOPBACK_INDEX).collect();
+        Ok(Self { cookie: cookie()?, is_host: is_host()?, addresses, uplinks })
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+    move |source| KernelError::Namespace { what, source }
+}
+
+// Process 1's namespace stands for the host's. Inside a container that is the container's own: then loopback needs a
+// word in the policy although it need not, which is the safe way to be wrong.
+fn is_host() -> Result<bool, KernelError> {
+    let own = fs::read_link("/proc/self/ns/net").map_err(failed("/proc/self/ns/net"))?;
+    let first = fs::read_link("/proc/1/ns/net").map_err(failed("/proc/1/ns/net"))?;
+    Ok(own == first)
+}
+
+fn cookie() -> Result<u64, KernelError> {
+    // SAFETY: no pointers; the result is checked before it becomes an owned descriptor.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(failed("socket")(io::Error::last_os_error()));
+    }
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `length` outlive the call, and `length` is the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(failed("SO_NETNS_COOKIE")(io::Error::last_os_error()));
+    }
+    Ok(cookie)
+}

@@ -1,0 +1,174 @@
+//! The loaded programs and their maps.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::thread;
+
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
+
+use super::attach::{HOOKS, attach};
+use super::maps::Maps;
+use super::{KernelError, Probe};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-warden.bpf.o"));
+
+/// How large the maps are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Words of all rulesets together.
+    pub words: u32,
+    /// Workloads.
+    pub workloads: u32,
+    /// Refused destinations that are counted one by one.
+    pub refused_destinations: u32,
+}
+
+/// The programs, loaded and verified, with their maps. It exists only when every program was accepted.
+pub struct Enforcer {
+    ebpf: Ebpf,
+    pub(super) maps: Maps,
+    records: RingBuf<MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Enforcer {
+    /// Loads every program. `log` turns on the programs' own diagnostics, which go to the [`log`] crate.
+    pub fn load(sizes: Sizes, log: bool) -> Result<Self, KernelError> {
+        Probe::new()?.check()?;
+        // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
+        let level: u8 = if log { aya_log::Level::Debug as u8 } else { 0 };
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries("WORDS", sizes.words.max(1))
+            .map_max_entries("WORKLOADS", sizes.workloads)
+            .map_max_entries("BINDINGS", sizes.workloads)
+            .map_max_entries("STATES", sizes.workloads)
+            .map_max_entries("REFUSED", sizes.refused_destinations)
+            .load(OBJECT)
+            .map_err(refused_object)?;
+        load_all(&mut ebpf)?;
+        let logger = if log {
+            Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
+        } else {
+            None
+        };
+        let maps = Maps::take(&mut ebpf)?;
+        let records = take(&mut ebpf, "RECORDS")?;
+        let records = RingBuf::try_from(records).map_err(KernelError::map("RECORDS"))?;
+        Ok(Self { ebpf, maps, records, logger })
+    }
+
+    /// Attaches every program to a cgroup. When one fails, the cgroup is not enforced and must not be used: the caller
+    /// removes it.
+    pub fn attach(&self, cgroup: &File, path: &Path) -> Result<(), KernelError> {
+        for hook in HOOKS {
+            let failed = |source| KernelError::Attach { path: path.to_owned(), hook: hook.name, source };
+            let program = self.ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
+            let program = program.fd().map_err(|error| failed(io::Error::other(error)))?;
+            attach(cgroup.as_fd(), &hook, program.as_fd()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// How many instructions the verifier walked for each program.
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        HOOKS
+            .iter()
+            .map(|hook| {
+                let program = self.ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
+                let info = program.info().map_err(|error| refused_program(hook.program, &error))?;
+                let count = info.verified_instruction_count();
+                Ok((hook.program, count.ok_or(KernelError::Missing("verified instructions"))?))
+            })
+            .collect()
+    }
+
+    /// The ring buffer with the records, to wait on and to read.
+    pub fn records(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.records
+    }
+
+    /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+}
+
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Missing(name))
+}
+
+// The verifier works on one program per processor at a time, and loading is most of what `exec` waits for.
+fn load_all(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    thread::scope(|scope| {
+        let loading: Vec<_> = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| {
+                let hook = HOOKS.iter().find(|hook| hook.program == name)?;
+                Some((hook, scope.spawn(|| load(program))))
+            })
+            .collect();
+        if let Some(missing) = HOOKS.iter().find(|hook| !loading.iter().any(|(found, _)| found == hook)) {
+            return Err(KernelError::Missing(missing.program));
+        }
+        for (hook, thread) in loading {
+            let result = thread.join().map_err(|_| KernelError::Missing(hook.program))?;
+            result.map_err(|error| refused_program(hook.program, &error))?;
+        }
+        Ok(())
+    })
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn refused_object(error: EbpfError) -> KernelError {
+    match errno(&error) {
+        Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted,
+        Some(libc::ENOSYS) => KernelError::NoBpf,
+        _ => KernelError::Object(Box::new(error)),
+    }
+}
+
+fn refused_program(program: &'static str, error: &ProgramError) -> KernelError {
+    match errno(error) {
+        Some(libc::EPERM) => KernelError::NotPermitted,
+        _ => KernelError::Program { program, reason: last_lines(&error.to_string(), 46) },
+    }
+}
+
+// aya wraps the kernel's answer several times; the innermost `io::Error` is it.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}
+
+// The verifier tells the whole way that it walked; the reason stands at its end.
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.split_first() {
+        Some((first, rest)) if rest.len() > count => {
+            format!("{first} ... {}", rest[rest.len() - count..].join("\n"))
+        }
+        _ => lines.join("\n"),
+    }
+}

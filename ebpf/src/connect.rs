@@ -1,0 +1,164 @@
+//! connect and sendmsg: refuse early, so that the application sees EPERM at once, and note who asked.
+//!
+//! Not a boundary: an ancestor's program can undo the refusal and some protocols never call these hooks. Egress is.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use egress_warden_common::packet::Packet;
+use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
+use egress_warden_common::state::{SOCKET_INBOUND, SocketState};
+use egress_warden_common::{Address, Verdict};
+
+use crate::egress::{ANY_PORT, remember_counted, udp_reply};
+use crate::maps::SOCKETS;
+use crate::rules::KernelWords;
+use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
+use crate::violation::{Attempt, count};
+use crate::workload::{Workload, bump, current_process};
+
+const SOCK_STREAM: u32 = 1;
+const REFUSE: i32 = 0;
+const PROCEED: i32 = 1;
+
+/// IPv4 connect.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, address_v4(&ctx))
+}
+
+/// IPv6 connect; IPv4-mapped destinations included.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, address_v6(&ctx))
+}
+
+/// IPv4 sendmsg of an unconnected socket.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sendmsg(&ctx, address_v4(&ctx))
+}
+
+/// IPv6 sendmsg of an unconnected socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sendmsg(&ctx, address_v6(&ctx))
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
+    let Some((workload, socket)) = note(ctx) else { return REFUSE };
+    // SAFETY: a field of the program's context.
+    let kind = unsafe { (*ctx.sock_addr).type_ };
+    // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
+    // judged, it is not.
+    if kind != SOCK_STREAM {
+        return PROCEED;
+    }
+    let port = port(ctx);
+    let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);
+    if verdict.reason.allows() {
+        return PROCEED;
+    }
+    let audit = is_audit(&workload);
+    let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
+    attempt.audit = audit;
+    count(workload.slot, &attempt);
+    if let Some(socket) = socket {
+        remember_counted(socket, destination, IPPROTO_TCP, port);
+    }
+    debug!(ctx, "connect to port {} refused, reason {}, audit {}", port, verdict.reason as u8, audit as u8);
+    if audit { PROCEED } else { REFUSE }
+}
+
+#[inline(always)]
+fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
+    let Some((workload, socket)) = note(ctx) else { return REFUSE };
+    // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
+    if is_audit(&workload) {
+        return PROCEED;
+    }
+    let port = port(ctx);
+    // SAFETY: a field of the program's context.
+    let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol as u8, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    let reply = if udp_reply(sk.cast(), destination, port, ANY_PORT) { UDP_REPLY } else { 0 };
+    let verdict = verdict(&workload, socket.as_deref(), destination, protocol, port, reply);
+    if verdict.reason.allows() {
+        return PROCEED;
+    }
+    count(workload.slot, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
+    debug!(ctx, "datagram to port {} refused, reason {}", port, verdict.reason as u8);
+    REFUSE
+}
+
+/// Whose socket it is, and what is remembered with it; notes the process.
+#[inline(always)]
+fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketState>)> {
+    // SAFETY: a field of the program's context.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return Some((Workload::of_current()?, None));
+    }
+    let Some(socket) = SOCKETS.get_or_create(sk.cast()) else {
+        let workload = Workload::of_current()?;
+        bump!(workload, storage_failed);
+        return Some((workload, None));
+    };
+    // SAFETY: the socket's storage; the socket is locked by its caller or its fields are only hints.
+    let socket = unsafe { &mut *socket };
+    let workload = match Workload::of_socket(Some(socket)) {
+        Some(workload) => workload,
+        None => {
+            let workload = Workload::of_current()?;
+            socket.slot = workload.slot + 1;
+            workload
+        }
+    };
+    socket.process = current_process();
+    Some((workload, Some(socket)))
+}
+
+#[inline(always)]
+fn verdict(
+    workload: &Workload,
+    socket: Option<&SocketState>,
+    destination: Address,
+    protocol: u8,
+    port: u16,
+    reply: u32,
+) -> Verdict {
+    let socket_flags = socket.map_or(0, |socket| socket.flags) & !SOCKET_INBOUND;
+    let packet = Packet { destination, protocol, port, ..NO_PACKET };
+    judge(workload.slot, &packet, socket_flags | reply, UNSENT)
+}
+
+/// Does the workload's policy only watch? A ruleset that cannot be read enforces.
+#[inline(always)]
+pub(crate) fn is_audit(workload: &Workload) -> bool {
+    let ruleset = Ruleset::new(&KernelWords, workload.binding.ruleset);
+    ruleset.flags().unwrap_or(0) & FLAG_AUDIT != 0
+}
+
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: a field of the program's context, in network byte order.
+    u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16)
+}
+
+#[inline(always)]
+fn address_v4(ctx: &SockAddrContext) -> Address {
+    // SAFETY: a field of the program's context, in network byte order.
+    Address::v4(u32::from_be(unsafe { (*ctx.sock_addr).user_ip4 }))
+}
+
+#[inline(always)]
+fn address_v6(ctx: &SockAddrContext) -> Address {
+    let context: *const bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: fields of the program's context, in network byte order; one by one, as the verifier rewrites each.
+    let word = |index: usize| u64::from(u32::from_be(unsafe {
+        core::ptr::read_volatile(&raw const (*context).user_ip6[index])
+    }));
+    Address { high: word(0) << 32 | word(1), low: word(2) << 32 | word(3) }
+}

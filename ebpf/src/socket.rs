@@ -1,0 +1,33 @@
+//! A new socket: note whose it is, who made it, and in which network namespace.
+//!
+//! Noted here and not at connect, because listeners and sockets that only receive never connect, and because a packet
+//! program may run when "current" is somebody else.
+
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+use egress_warden_common::state::{SOCKET_FOREIGN_NAMESPACE, SOCKET_NAMESPACE_KNOWN};
+
+use crate::maps::SOCKETS;
+use crate::workload::{Workload, bump, current_process};
+
+/// Notes a new INET socket. It refuses nothing: where packets may go is judged when there are packets.
+#[cgroup_sock(sock_create)]
+pub(crate) fn note_socket(ctx: SockContext) -> i32 {
+    let Some(workload) = Workload::of_current() else { return 1 };
+    let Some(socket) = SOCKETS.get_or_create(ctx.sock.cast()) else {
+        bump!(workload, storage_failed);
+        return 1;
+    };
+    // SAFETY: the storage of a socket that nobody else can see yet.
+    let socket = unsafe { &mut *socket };
+    socket.slot = workload.slot + 1;
+    socket.process = current_process();
+    // SAFETY: `sock` is the program's context.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.sock.cast()) };
+    socket.flags = SOCKET_NAMESPACE_KNOWN;
+    if workload.binding.netns_cookie == 0 || namespace != workload.binding.netns_cookie {
+        socket.flags |= SOCKET_FOREIGN_NAMESPACE;
+    }
+    1
+}

@@ -1,0 +1,167 @@
+//! Whose packet or call is it?
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_loop, bpf_skb_ancestor_cgroup_id};
+use core::ffi::c_void;
+use core::ptr;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use egress_warden_common::Address;
+use egress_warden_common::limits::MAX_CGROUP_DEPTH;
+use egress_warden_common::state::{
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Process, SOCKET_FOREIGN_NAMESPACE,
+    SOCKET_NAMESPACE_KNOWN, SocketState, State,
+};
+
+use crate::atomic;
+use crate::maps::{BINDINGS, LOCALS, STATES, WORKLOADS};
+
+/// A workload that the agent has told of.
+#[derive(Clone, Copy)]
+pub(crate) struct Workload {
+    pub(crate) slot: u32,
+    pub(crate) binding: &'static Binding,
+    pub(crate) state: *mut State,
+}
+
+impl Workload {
+    #[inline(always)]
+    pub(crate) fn at(slot: u32) -> Option<Self> {
+        let binding = BINDINGS.get(slot)?;
+        if binding.flags & BINDING_ACTIVE == 0 {
+            return None;
+        }
+        Some(Self { slot, binding, state: STATES.get_ptr_mut(slot)? })
+    }
+
+    /// The workload of the running task: the innermost known cgroup on its way to the root.
+    #[inline(always)]
+    pub(crate) fn of_current() -> Option<Self> {
+        // SAFETY: takes no argument.
+        Self::known(unsafe { slot_of_current() })
+    }
+
+    /// The workload of the packet's socket.
+    #[inline(always)]
+    pub(crate) fn of_packet(skb: *mut __sk_buff) -> Option<Self> {
+        // SAFETY: `skb` is the program's context.
+        Self::known(unsafe { slot_of_packet(skb) })
+    }
+
+    #[inline(always)]
+    fn known(slot_plus_one: u32) -> Option<Self> {
+        if slot_plus_one == 0 { None } else { Self::at(slot_plus_one - 1) }
+    }
+
+    /// The workload that this socket belongs to, from what is remembered with it.
+    #[inline(always)]
+    pub(crate) fn of_socket(socket: Option<&SocketState>) -> Option<Self> {
+        Self::known(socket?.slot)
+    }
+
+    #[inline(always)]
+    pub(crate) fn host_namespace(&self) -> bool {
+        self.binding.flags & BINDING_HOST_NAMESPACE != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn quarantined(&self) -> bool {
+        // SAFETY: an aligned field of a live map value.
+        unsafe { atomic::load(&raw const (*self.state).quarantined_at) != 0 }
+    }
+
+    /// Is this an address of the workload's own network namespace?
+    #[inline(always)]
+    pub(crate) fn owns(&self, address: Address) -> bool {
+        self.lists(&LocalKey { address: address.to_bytes(), slot: self.slot, interface: 0 })
+    }
+
+    /// Is this an interface by which the workload's own network namespace reaches the world?
+    #[inline(always)]
+    pub(crate) fn has_uplink(&self, interface: u32) -> bool {
+        self.lists(&LocalKey { address: [0; 16], slot: self.slot, interface })
+    }
+
+    #[inline(always)]
+    fn lists(&self, key: &LocalKey) -> bool {
+        LOCALS.get_ptr(key).is_some()
+    }
+}
+
+// Checked by the verifier once, by themselves: see `shared`. The result is a slot plus 1, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn slot_of_current() -> u32 {
+    innermost(ptr::null_mut(), step_current)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn slot_of_packet(skb: *mut __sk_buff) -> u32 {
+    innermost(skb, step_packet)
+}
+
+/// A walk over the ancestors of a cgroup, from the innermost outwards.
+struct Ancestors {
+    skb: *mut __sk_buff,
+    slot_plus_one: u32,
+}
+
+#[inline(always)]
+fn innermost(skb: *mut __sk_buff, step: unsafe extern "C" fn(u64, *mut c_void) -> i64) -> u32 {
+    let mut walk = Ancestors { skb, slot_plus_one: 0 };
+    // SAFETY: `step` has the signature that `bpf_loop` calls, with the pointer given here.
+    unsafe { bpf_loop(MAX_CGROUP_DEPTH as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    walk.slot_plus_one
+}
+
+unsafe extern "C" fn step_current(depth: u64, walk: *mut c_void) -> i64 {
+    // SAFETY: reads the current task; any level is allowed and gives 0 where there is none.
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(MAX_CGROUP_DEPTH - depth as i32) };
+    // SAFETY: `innermost` passes an `Ancestors` that outlives the loop.
+    look_up(id, unsafe { &mut *walk.cast() })
+}
+
+unsafe extern "C" fn step_packet(depth: u64, walk: *mut c_void) -> i64 {
+    // SAFETY: `innermost` passes an `Ancestors` that outlives the loop.
+    let walk: &mut Ancestors = unsafe { &mut *walk.cast() };
+    // SAFETY: `skb` is the program's context.
+    let id = unsafe { bpf_skb_ancestor_cgroup_id(walk.skb, MAX_CGROUP_DEPTH - depth as i32) };
+    look_up(id, walk)
+}
+
+#[inline(always)]
+fn look_up(id: u64, walk: &mut Ancestors) -> i64 {
+    // SAFETY: the value is a number that is written once, before the programs are attached.
+    let Some(slot) = (unsafe { WORKLOADS.get(&id) }) else { return 0 };
+    walk.slot_plus_one = *slot + 1;
+    1
+}
+
+/// Was the socket made in the workload's own network namespace? "Unknown" is not "yes".
+#[inline(always)]
+pub(crate) const fn in_own_namespace(socket_flags: u32) -> bool {
+    socket_flags & (SOCKET_NAMESPACE_KNOWN | SOCKET_FOREIGN_NAMESPACE) == SOCKET_NAMESPACE_KNOWN
+}
+
+/// Adds one to a counter in the state of a [`Workload`], and gives what was there before.
+macro_rules! bump {
+    ($workload:expr, $($field:tt)+) => {
+        // SAFETY: `state` points at a live map value, and its counters are aligned.
+        unsafe { $crate::atomic::add(&raw mut (*$workload.state).$($field)+, 1) }
+    };
+}
+pub(crate) use bump;
+
+/// An index below `length`, a power of two, in a form that the verifier can follow: the compiler, which knows that an
+/// enumeration is in bounds, would otherwise leave out the very mask that proves it.
+#[inline(always)]
+pub(crate) fn bounded(index: usize, length: usize) -> usize {
+    core::hint::black_box(index) & (length - 1)
+}
+
+/// The running process.
+#[inline(always)]
+pub(crate) fn current_process() -> Process {
+    let id = bpf_get_current_pid_tgid();
+    Process { pid: id as u32, tgid: (id >> 32) as u32, comm: bpf_get_current_comm().unwrap_or_default() }
+}
