@@ -1,19 +1,11 @@
-//! scratch
-use egress_warden::kernel::*;
-use std::os::unix::fs::MetadataExt;
-fn main() -> anyhow::Result<()> {
-    let t = std::time::Instant::now();
-    let e = Enforcer::load(Sizes { words: 1024, workloads: 1, refused_destinations: 1024 }, std::env::args().len() > 1)?;
-    println!("{:?}", t.elapsed());
-    println!("{:?}", e.verified_instructions()?);
-    println!("{:?}", OwnNamespace::of_caller()?);
-    let path = std::path::Path::new("/sys/fs/cgroup/unified/egress-warden-scratch");
-    std::fs::create_dir(path)?;
-    let d = std::fs::File::open(path)?;
-    println!("{}", d.metadata()?.ino());
-    let t = std::time::Instant::now();
-    let r = e.attach(&d, path);
-    println!("{:?} {:?}", r, t.elapsed());
-    std::fs::remove_dir(path)?;
-    Ok(())
+//! The command line of Egress Warden.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // `exec` starts this program again as its helpers, which must be up before anything is parsed.
+    if let Some(code) = egress_warden::exec::run_helper() {
+        std::process::exit(code);
+    }
+    egress_warden::cli::main()
 }

@@ -1,1 +1,56 @@
-//! cli
+//! What people type.
+
+pub mod check;
+pub mod exec;
+pub mod explain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Decides, in the kernel, where a workload may send packets
+#[derive(Debug, Parser)]
+#[command(name = "egress-warden", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Validate allowlists and print what they compile to
+    Check(check::CheckArgs),
+    /// Run a command in a new cgroup under a policy
+    Exec(exec::ExecArgs),
+    /// Say whether a policy lets a destination through, and by which rule
+    Explain(explain::ExplainArgs),
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors. Anything else exits with what the subcommand promises for its own
+            // failures: 125 for exec, whose other codes belong to the command that it runs.
+            let _ = error.print();
+            let failed = if std::env::args().nth(1).as_deref() == Some("exec") { 125 } else { 1 };
+            return ExitCode::from(if error.use_stderr() { failed } else { 0 });
+        }
+    };
+    match cli.command {
+        Command::Check(args) => check::run(&args, &check::compiled_size),
+        Command::Exec(args) => {
+            if args.kernel_log {
+                init_log();
+            }
+            std::process::exit(exec::exec(args))
+        }
+        Command::Explain(args) => explain::run(&args),
+    }
+}
+
+fn init_log() {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Debug).format_timestamp_micros().init();
+}

@@ -99,6 +99,15 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// A clock could not be read.
+    #[error("cannot read the clock: {what}: {source}")]
+    Clock {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The network namespace could not be examined.
     #[error("cannot examine the network namespace: {what}: {source}")]
     Namespace {

@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use egress_warden_common::Address;
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Record, RefusedKey, State, WallClock,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, RefusedKey, State, WallClock,
 };
 use memmap2::{MmapMut, MmapOptions};
 
@@ -115,16 +115,5 @@ impl Enforcer {
         let entries: Result<Vec<_>, _> = self.maps.refused.iter().collect();
         let entries = entries.map_err(KernelError::map("REFUSED"))?;
         Ok(entries.into_iter().map(|(key, count)| (key.0, count)).collect())
-    }
-
-    /// The records written since the last call.
-    pub fn drain_records(&mut self, mut each: impl FnMut(&Record)) {
-        while let Some(bytes) = self.records().next() {
-            // A record of another length would be of another ABI, which loading has ruled out.
-            if bytes.len() == size_of::<Record>() {
-                // SAFETY: the length was checked, every bit pattern is a valid `Record`, and it is read unaligned.
-                each(&unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
-            }
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! The only module that knows aya, and the only one in which `unsafe` is allowed.
 
 mod attach;
+pub mod clock;
 mod error;
 mod maps;
 mod namespace;

@@ -1,8 +1,7 @@
 //! The loaded programs and their maps.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread;
 
@@ -10,6 +9,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
+use egress_warden_common::state::Record;
 
 use super::attach::{HOOKS, attach};
 use super::maps::Maps;
@@ -65,12 +65,12 @@ impl Enforcer {
 
     /// Attaches every program to a cgroup. When one fails, the cgroup is not enforced and must not be used: the caller
     /// removes it.
-    pub fn attach(&self, cgroup: &File, path: &Path) -> Result<(), KernelError> {
+    pub fn attach(&self, cgroup: BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
         for hook in HOOKS {
             let failed = |source| KernelError::Attach { path: path.to_owned(), hook: hook.name, source };
             let program = self.ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
             let program = program.fd().map_err(|error| failed(io::Error::other(error)))?;
-            attach(cgroup.as_fd(), &hook, program.as_fd()).map_err(failed)?;
+            attach(cgroup, &hook, program.as_fd()).map_err(failed)?;
         }
         Ok(())
     }
@@ -88,9 +88,22 @@ impl Enforcer {
             .collect()
     }
 
-    /// The ring buffer with the records, to wait on and to read.
-    pub fn records(&mut self) -> &mut RingBuf<MapData> {
-        &mut self.records
+    /// What becomes readable when there are records, or diagnostics.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.records.as_fd()];
+        fds.extend(self.logger.as_ref().map(AsFd::as_fd));
+        fds
+    }
+
+    /// The records written since the last call.
+    pub fn drain_records(&mut self, mut each: impl FnMut(&Record)) {
+        while let Some(bytes) = self.records.next() {
+            // A record of another length would be of another ABI, which loading has ruled out.
+            if bytes.len() == size_of::<Record>() {
+                // SAFETY: the length was checked, every bit pattern is a valid `Record`, and it is read unaligned.
+                each(&unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
+            }
+        }
     }
 
     /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
@@ -146,7 +159,7 @@ fn refused_object(error: EbpfError) -> KernelError {
 fn refused_program(program: &'static str, error: &ProgramError) -> KernelError {
     match errno(error) {
         Some(libc::EPERM) => KernelError::NotPermitted,
-        _ => KernelError::Program { program, reason: last_lines(&error.to_string(), 46) },
+        _ => KernelError::Program { program, reason: last_lines(&error.to_string(), 6) },
     }
 }
 

@@ -1,0 +1,243 @@
+//! `exec` from beginning to end: everything that can be known is checked before anything is made, and nothing runs
+//! before every program is attached.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use egress_warden_common::state::Record;
+
+use super::cgroup::CgroupError;
+use super::events::{self, write_line};
+use super::jail::JailError;
+use super::summary::{Culprits, Summary};
+use super::{CapabilitySet, Cgroup, ExtraPoll, Jail};
+use crate::allowlist::{self, AllowlistSet, Diagnostic};
+use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
+use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Probe, Sizes};
+use crate::policy::{Beyond, Mode, Policy, Rule};
+use crate::ruleset::{CompileError, Compiled, compile};
+
+/// The one workload's place in the maps.
+const SLOT: u32 = 0;
+/// Its ruleset is the first and stays.
+const GENERATION: u32 = 1;
+
+/// What `exec` is asked to do.
+#[derive(Debug)]
+pub struct Options {
+    /// Files and directories with allowlists.
+    pub allowlists: Vec<PathBuf>,
+    /// The policy's name.
+    pub policy: String,
+    /// Overrides the policy's mode.
+    pub mode: Option<Mode>,
+    /// Where records go.
+    pub events: Option<PathBuf>,
+    /// Capabilities that the command keeps.
+    pub keep_caps: CapabilitySet,
+    /// Turns on the programs' diagnostics.
+    pub kernel_log: bool,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// Why nothing was run, or why it was ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The allowlists have errors.
+    #[error("the allowlists have errors; nothing was run")]
+    Allowlists(Vec<Diagnostic>),
+    /// There is no such policy.
+    #[error("--policy {name}: no such policy; the allowlists have: {known}")]
+    NoPolicy {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The policy asks for what exec cannot enforce.
+    #[error("policy {policy} asks for what exec cannot enforce yet; nothing was run\n{}", list(.entries))]
+    Beyond {
+        /// Its name.
+        policy: String,
+        /// The entries.
+        entries: Vec<Beyond>,
+    },
+    /// It does not fit.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The jail, or a command that cannot be started.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The file of `--events`.
+    #[error("--events {}: {source}", path.display())]
+    Events {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn list(entries: &[Beyond]) -> String {
+    let lines: Vec<String> =
+        entries.iter().map(|entry| format!("  {}: {}", entry.origin, entry.what)).collect();
+    lines.join("\n")
+}
+
+/// Runs the command. Returns its exit code, after the summary was written to standard error.
+pub fn run(options: &Options) -> Result<i32, ExecError> {
+    Jail::check()?;
+    Probe::new()?.check()?;
+    let set = allowlist::load(&options.allowlists).map_err(ExecError::Allowlists)?;
+    let policy = choose(&set, options)?;
+    let compiled = compile(&policy)?;
+    let namespace = OwnNamespace::of_caller()?;
+    let events = options.events.as_ref().map(|path| {
+        events::create(path).map_err(|source| ExecError::Events { path: path.clone(), source })
+    });
+    let events = events.transpose()?;
+
+    let cgroup = Cgroup::create()?;
+    let mut enforcer = enforce(&cgroup, &compiled, &namespace, options.kernel_log)?;
+    let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
+    let workload = cgroup.name();
+    let origin = events::Origin { workload, clock_offset: wall_clock()?.offset };
+    let mut session =
+        Session { enforcer, compiled: &compiled, events, origin, clock, culprits: Culprits::default(), failure: None };
+
+    let (started, started_at) = (Instant::now(), boot_ns()?);
+    let mut running = Jail::spawn(&cgroup, &options.command, &options.keep_caps)?;
+    let outcome = running.wait(&mut session);
+    drop(running);
+    session.ready();
+    let duration = started.elapsed();
+    let Session { enforcer, events, culprits, failure, .. } = session;
+    close_events(events, failure, options)?;
+    let destinations: Vec<Rule> = set.destinations().iter().flat_map(|one| one.rules.clone()).collect();
+    let summary = Summary {
+        policy: &policy,
+        compiled: &compiled,
+        destinations: &destinations,
+        state: &enforcer.state(SLOT)?,
+        refused: enforcer.refused()?,
+        culprits: &culprits,
+        started_at,
+        duration,
+    };
+    let code = outcome?;
+    // Standard error may be closed by now; that is no reason to forget the command's exit code.
+    let _ = io::stderr().write_all(summary.text().as_bytes());
+    cgroup.remove()?;
+    Ok(code)
+}
+
+fn choose(set: &AllowlistSet, options: &Options) -> Result<Policy, ExecError> {
+    let Some(mut policy) = set.policy(&options.policy) else {
+        let known = set.policies().join(", ");
+        return Err(ExecError::NoPolicy { name: options.policy.clone(), known });
+    };
+    if !policy.beyond_exec.is_empty() {
+        return Err(ExecError::Beyond { policy: policy.name, entries: policy.beyond_exec });
+    }
+    policy.mode = options.mode.unwrap_or(policy.mode);
+    Ok(policy)
+}
+
+/// Loads, binds, attaches: in this order, so that the first packet already finds its ruleset.
+fn enforce(
+    cgroup: &Cgroup,
+    compiled: &Compiled,
+    namespace: &OwnNamespace,
+    kernel_log: bool,
+) -> Result<Enforcer, ExecError> {
+    for ancestor in Ancestor::between(cgroup.mount(), cgroup.path()) {
+        ancestor.refuse_exclusive()?;
+    }
+    let words = u32::try_from(compiled.words.len()).map_err(|_| KernelError::Full {
+        map: "WORDS",
+        wanted: compiled.words.len(),
+        capacity: u32::MAX as usize,
+    })?;
+    let sizes = Sizes { words, workloads: 1, refused_destinations: 1024 };
+    let mut enforcer = Enforcer::load(sizes, kernel_log)?;
+    enforcer.write_words(0, &compiled.words)?;
+    enforcer.bind(SLOT, cgroup.id(), 0, GENERATION, namespace)?;
+    enforcer.attach(cgroup.fd(), cgroup.path())?;
+    Ok(enforcer)
+}
+
+fn has_deadline(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| rule.expires.is_some())
+}
+
+fn watch_clock(enforcer: &mut Enforcer) -> Result<ClockWatch, KernelError> {
+    let watch = ClockWatch::new()?;
+    let clock = wall_clock()?;
+    if clock.synchronised == 0 {
+        eprintln!(
+            "egress-warden: the clock is not synchronised: entries with `expires` stay closed until it is"
+        );
+    }
+    enforcer.set_clock(clock)?;
+    Ok(watch)
+}
+
+fn close_events(
+    events: Option<BufWriter<File>>,
+    failure: Option<io::Error>,
+    options: &Options,
+) -> Result<(), ExecError> {
+    let Some(path) = &options.events else { return Ok(()) };
+    let flushed = events.map_or(Ok(()), |mut events| events.flush());
+    failure.map_or(flushed, Err).map_err(|source| ExecError::Events { path: path.clone(), source })
+}
+
+/// What the waiting loop does beside waiting.
+struct Session<'a> {
+    enforcer: Enforcer,
+    compiled: &'a Compiled,
+    events: Option<BufWriter<File>>,
+    origin: events::Origin,
+    clock: Option<ClockWatch>,
+    culprits: Culprits,
+    /// The first failure to write a record; told at the end, because the command runs on under enforcement.
+    failure: Option<io::Error>,
+}
+
+impl ExtraPoll for Session<'_> {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = self.enforcer.fds();
+        fds.extend(self.clock.as_ref().map(AsFd::as_fd));
+        fds
+    }
+
+    fn ready(&mut self) {
+        let Self { enforcer, compiled, events, origin, culprits, failure, .. } = self;
+        enforcer.drain_records(|record: &Record| {
+            culprits.add(record);
+            if let Some(events) = events {
+                if let Err(error) = write_line(events, record, origin, compiled) {
+                    failure.get_or_insert(error);
+                }
+            }
+        });
+        enforcer.flush_log();
+        if self.clock.as_mut().is_some_and(ClockWatch::fired) {
+            // A clock that cannot be read keeps the deadlines that were told last.
+            if let Ok(clock) = wall_clock() {
+                let _ = self.enforcer.set_clock(clock);
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What `exec` tells at the end: what was allowed, what was refused, who did it, and what would allow it.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use egress_warden_common::reason::Protocol;
+use egress_warden_common::state::{Process, Record, RefusedKey, State};
+use egress_warden_common::{Address, Reason};
+
+use super::events::{known, name_of};
+use crate::policy::{Mode, Policy, Rule};
+use crate::ruleset::Compiled;
+use crate::ruleset::attempt::Attempt;
+use crate::ruleset::nearest::nearest;
+use crate::ruleset::suggest::suggest_entries;
+
+/// Destinations that are listed; the rest are counted.
+const LISTED: usize = 12;
+
+/// Who tried to reach what, gathered from the records as they come in.
+#[derive(Debug, Default)]
+pub struct Culprits {
+    by_destination: BTreeMap<Target, BTreeMap<String, u32>>,
+    crossed: Option<(Process, Target)>,
+}
+
+/// A refused destination with its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    destination: [u8; 16],
+    protocol: u8,
+    port: u16,
+    reason: u8,
+}
+
+impl Culprits {
+    /// Takes one record.
+    pub fn add(&mut self, record: &Record) {
+        let target = Target {
+            destination: record.destination,
+            protocol: record.protocol,
+            port: record.port,
+            reason: record.reason,
+        };
+        let who = label(&record.process);
+        *self.by_destination.entry(target).or_default().entry(who).or_default() += 1;
+        if record.crossed != 0 {
+            self.crossed.get_or_insert((record.process, target));
+        }
+    }
+
+    fn of(&self, target: &Target) -> Option<String> {
+        let names = self.by_destination.get(target)?;
+        let (name, _) = names.iter().max_by_key(|(_, count)| **count)?;
+        Some(match names.len() {
+            1 => name.clone(),
+            more => format!("{name} and {} more", more - 1),
+        })
+    }
+}
+
+fn label(process: &Process) -> String {
+    let name = name_of(process).unwrap_or_else(|| "a process that is not known".to_owned());
+    if process.tgid == 0 { name } else { format!("{} (pid {})", printable(&name), process.tgid) }
+}
+
+// A process chooses its own name; it must not write escape sequences onto somebody's terminal.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Everything that a summary is made of.
+#[derive(Debug)]
+pub struct Summary<'a> {
+    /// The policy that was in force.
+    pub policy: &'a Policy,
+    /// Its ruleset.
+    pub compiled: &'a Compiled,
+    /// The entries of all Destinations, for what came nearest.
+    pub destinations: &'a [Rule],
+    /// The kernel's counters.
+    pub state: &'a State,
+    /// The kernel's table of refused destinations.
+    pub refused: Vec<(RefusedKey, u64)>,
+    /// Who did it.
+    pub culprits: &'a Culprits,
+    /// Boot time in nanoseconds when the command started.
+    pub started_at: u64,
+    /// How long it ran.
+    pub duration: Duration,
+}
+
+impl Summary<'_> {
+    /// The text, for standard error.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn audit(&self) -> bool {
+        self.policy.mode == Mode::Audit
+    }
+
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let mode = if self.audit() { "audit: nothing was refused" } else { "enforce" };
+        let seconds = self.duration.as_secs_f64();
+        writeln!(out, "egress-warden: policy {} ({mode}), {seconds:.1} s", self.policy.name)?;
+        self.write_allowed(out)?;
+        self.write_refused(out)?;
+        self.write_quarantine(out)?;
+        self.write_losses(out)?;
+        self.write_suggestion(out)
+    }
+
+    fn write_allowed(&self, out: &mut String) -> fmt::Result {
+        let total: u64 = self.state.allowed.iter().sum();
+        if total == 0 {
+            return writeln!(out, "  allowed      nothing left by an allowlist entry");
+        }
+        let parts: Vec<String> = Protocol::ALL
+            .iter()
+            .zip(self.state.allowed)
+            .filter(|(_, count)| *count > 0)
+            .map(|(protocol, count)| format!("{count} {}", protocol.name()))
+            .collect();
+        writeln!(out, "  allowed      {} ({})", plural(total, "flow"), parts.join(", "))
+    }
+
+    fn write_refused(&self, out: &mut String) -> fmt::Result {
+        let word = if self.audit() { "would refuse" } else { "refused" };
+        let total: u64 = self.state.counts.iter().flatten().sum();
+        if total == 0 {
+            return writeln!(out, "  {word:<12} nothing");
+        }
+        writeln!(out, "  {word:<12} {}{}", plural(total, "attempt"), self.by_reason())?;
+        let mut rows: Vec<&(RefusedKey, u64)> = self.refused.iter().collect();
+        rows.sort_by_key(|(key, count)| (std::cmp::Reverse(*count), key.destination, key.port, key.reason));
+        for (key, count) in rows.iter().take(LISTED) {
+            self.write_row(out, key, *count)?;
+        }
+        if rows.len() > LISTED {
+            let rest: u64 = rows[LISTED..].iter().map(|(_, count)| count).sum();
+            let more = plural((rows.len() - LISTED) as u64, "more destination");
+            writeln!(out, "    {rest:>6}  to {more}")?;
+        }
+        Ok(())
+    }
+
+    fn by_reason(&self) -> String {
+        let sums: Vec<(Reason, u64)> = Reason::ALL
+            .iter()
+            .map(|reason| (*reason, self.state.counts[*reason as usize].iter().sum()))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        match sums.as_slice() {
+            [(only, _)] => format!(", {}", only.name()),
+            several => {
+                let parts: Vec<String> =
+                    several.iter().map(|(reason, count)| format!("{count} {}", reason.name())).collect();
+                format!(": {}", parts.join(", "))
+            }
+        }
+    }
+
+    fn write_row(&self, out: &mut String, key: &RefusedKey, count: u64) -> fmt::Result {
+        let reason = Reason::from_number(key.reason).unwrap_or(Reason::Malformed);
+        let target = Target {
+            destination: key.destination,
+            protocol: key.protocol,
+            port: key.port,
+            reason: key.reason,
+        };
+        let where_to = attempt(key).map_or_else(|| "an unreadable packet".to_owned(), |a| a.to_string());
+        let who = self.culprits.of(&target).map_or_else(String::new, |who| format!("  by {who}"));
+        writeln!(out, "    {count:>6}  {where_to}  {}{who}", reason.name())?;
+        if let Some(rule) = self.compiled.rule(key.rule).filter(|_| names_its_rule(reason)) {
+            writeln!(out, "            rule: {rule}")?;
+        }
+        let Some(attempt) = attempt(key) else { return Ok(()) };
+        for miss in nearest(self.policy, self.destinations, &attempt, reason).iter().take(1) {
+            writeln!(out, "            nearest: {miss}")?;
+        }
+        Ok(())
+    }
+
+    fn write_quarantine(&self, out: &mut String) -> fmt::Result {
+        let (at, word) = if self.audit() {
+            (self.state.would_quarantine_at, "would have been quarantined")
+        } else {
+            (self.state.quarantined_at, "quarantined")
+        };
+        if at == 0 {
+            return Ok(());
+        }
+        let after = Duration::from_nanos(at.saturating_sub(self.started_at)).as_secs_f64();
+        write!(out, "  {word} after {after:.3} s")?;
+        if let Some(rule) = self.policy.quarantine.get(self.state.quarantine_rule as usize) {
+            let within = Duration::from_nanos(rule.within_ns).as_secs_f64();
+            write!(out, ": {} violations within {within} s ({})", rule.violations, rule.origin)?;
+        }
+        if let Some((process, target)) = &self.culprits.crossed {
+            write!(out, ", by {}", label(process))?;
+            if let Some(address) = known(target.destination) {
+                let attempt = Attempt { address, protocol: target.protocol, port: target.port };
+                write!(out, " to {attempt}")?;
+            }
+        }
+        writeln!(out)
+    }
+
+    fn write_losses(&self, out: &mut String) -> fmt::Result {
+        let losses = [
+            (self.state.records_lost, "records were not written (limited to 100 a second); counts are complete"),
+            (self.state.destinations_lost, "attempts went to destinations beyond the table; totals are complete"),
+            (self.state.replies_refused, "answers to callers from outside were refused"),
+            (self.state.forged_dropped, "packets with a foreign source were dropped on loopback"),
+            (self.state.udp_flows_evicted, "inbound UDP flows were pushed out by newer ones of the same socket"),
+            (self.state.storage_failed, "sockets got no storage and were judged packet by packet"),
+        ];
+        for (count, what) in losses.iter().filter(|(count, _)| *count > 0) {
+            writeln!(out, "  note         {count} {what}")?;
+        }
+        Ok(())
+    }
+
+    fn write_suggestion(&self, out: &mut String) -> fmt::Result {
+        let attempts: Vec<Attempt> =
+            self.refused.iter().filter(|(key, _)| could_be_allowed(key.reason)).filter_map(|(key, _)| attempt(key)).collect();
+        let suggestion = suggest_entries(&attempts);
+        if suggestion.yaml.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "  to allow all of that, add to `spec.to` of a Destinations that the policy allows:")?;
+        for line in suggestion.yaml.lines() {
+            writeln!(out, "    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn attempt(key: &RefusedKey) -> Option<Attempt> {
+    let address: IpAddr = known(key.destination)?;
+    debug_assert_eq!(Address::from(address).to_bytes(), key.destination, "one spelling for each address");
+    Some(Attempt { address, protocol: key.protocol, port: key.port })
+}
+
+/// Reasons whose rule is the one that refused, and not one that came near.
+const fn names_its_rule(reason: Reason) -> bool {
+    matches!(reason, Reason::Denied | Reason::Expired)
+}
+
+fn could_be_allowed(reason: u8) -> bool {
+    matches!(
+        Reason::from_number(reason),
+        Some(Reason::NotAllowlisted | Reason::PortNotAllowed | Reason::ProtocolNotAllowed)
+    )
+}
+
+fn plural(count: u64, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
