@@ -1,8 +1,10 @@
 //! The verdict: the only place where one is made.
 
-use crate::reason::Reason;
-use crate::ruleset::{Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words};
 use crate::Address;
+use crate::reason::Reason;
+use crate::ruleset::{
+    Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words,
+};
 
 /// What the verdict needs beside the ruleset.
 pub trait Clock {
@@ -93,7 +95,7 @@ where
         Some(Covering::OtherProtocol(rule)) => refused(facts, on_loopback, Reason::ProtocolNotAllowed, rule),
         Some(Covering::Interval { rule, allow_until, keep_until }) => {
             let until = if facts.quarantined { keep_until } else { allow_until };
-            if until == 0 {
+            if facts.quarantined && until == 0 {
                 return Verdict::new(Reason::Quarantined, rule);
             }
             if until == FOREVER || clock.unix_seconds().is_some_and(|now| now < until) {
