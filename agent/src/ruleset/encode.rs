@@ -13,8 +13,8 @@ use crate::policy::{Loopback, Mode, Policy};
 /// The parts of a ruleset, within their limits.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) v4: Vec<Boundary>,
-    pub(super) v6: Vec<Boundary>,
+    pub(super) v4: Vec<Boundary<u32>>,
+    pub(super) v6: Vec<Boundary<u128>>,
     pub(super) classes: ClassTable,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn encode(policy: &Policy, parts: &Parts) -> Vec<u64> {
     words.resize(HEADER_WORDS as usize, 0);
 
     words[V4 as usize] = place(&words, parts.v4.len());
-    words.extend(parts.v4.iter().map(|boundary| (boundary.start as u64) << 32 | u64::from(boundary.class)));
+    words.extend(parts.v4.iter().map(|boundary| u64::from(boundary.start) << 32 | u64::from(boundary.class)));
     words[V6 as usize] = place(&words, parts.v6.len());
     for Boundary { start, class } in &parts.v6 {
         words.extend([(start >> 64) as u64, *start as u64, u64::from(*class)]);

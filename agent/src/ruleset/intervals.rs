@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use egress_warden_common::ruleset::FOREVER;
 
-use super::ranges::Family;
+use super::ranges::Number;
 use crate::policy::Rule;
 
 /// What the kernel reads for a run of ports of one protocol.
@@ -75,13 +75,13 @@ impl Ports {
     }
 }
 
-/// Flattens what these rules say of the family's ports. Where several cover a port it is open as long as the longest
+/// Flattens what these rules say of ports, for addresses of one family. Where several cover a port it is open as long as the longest
 /// of them says, and that one is named; the first written wins a tie.
-pub(super) fn flatten(family: Family, rules: &[u32], ports: &[Ports]) -> Vec<Interval> {
+pub(super) fn flatten<N: Number>(rules: &[u32], ports: &[Ports]) -> Vec<Interval> {
     let mut edges: Vec<(u32, u32)> = Vec::new();
     for &rule in rules {
         for &(first, end) in &ports[rule as usize].runs {
-            if protocol_of(first) != family.foreign_icmp() {
+            if protocol_of(first) != N::FOREIGN_ICMP {
                 edges.extend([(first, rule), (end, rule)]);
             }
         }

@@ -23,7 +23,7 @@ use egress_warden_common::ruleset::{NO_RULE, Ruleset};
 use crate::policy::{Origin, Policy};
 use encode::Parts;
 use intervals::Ports;
-use ranges::Family;
+use ranges::Number;
 use sweep::{Classes, Toggle};
 
 /// A policy as the kernel reads it, with what is needed to tell a person which rule a number means.
@@ -235,31 +235,26 @@ fn build(policy: &Policy) -> Result<Parts, Excess> {
     }
     let ports: Vec<Ports> = policy.rules.iter().map(Ports::new).collect();
     let mut classes = Classes::new(&ports);
-    let [v4, v6] = toggles(policy);
-    let v4 = classes.sweep(Family::V4, &v4)?;
-    let v6 = classes.sweep(Family::V6, &v6)?;
+    let v4 = classes.sweep(&toggles::<u32>(policy))?;
+    let v6 = classes.sweep(&toggles::<u128>(policy))?;
     Excess::check(Figure::V4Boundaries, v4.len())?;
     Excess::check(Figure::V6Boundaries, v6.len())?;
     Ok(Parts { v4, v6, classes: classes.finish() })
 }
 
-/// Where rules begin and stop to cover, for each family, in ascending order.
-fn toggles(policy: &Policy) -> [Vec<Toggle>; 2] {
-    let mut toggles = [Vec::new(), Vec::new()];
+/// Where rules begin and stop to cover addresses of one family, ascending.
+fn toggles<N: Number>(policy: &Policy) -> Vec<Toggle<N>> {
+    let mut toggles = Vec::new();
     let allowing = policy.rules.iter().map(|rule| (rule.cidrs.as_slice(), rule.except.as_slice()));
     let refusing = policy.deny.iter().map(|deny| (std::slice::from_ref(&deny.cidr), [].as_slice()));
-    for (number, (cidrs, except)) in (0u32..).zip(allowing.chain(refusing)) {
-        for (family, toggles) in [Family::V4, Family::V6].into_iter().zip(&mut toggles) {
-            for range in ranges::subtract(ranges::merged(family, cidrs), &ranges::merged(family, except)) {
-                toggles.push(Toggle { at: range.first, rule: number });
-                if range.last < family.last() {
-                    toggles.push(Toggle { at: range.last + 1, rule: number });
-                }
-            }
+    for (rule, (cidrs, except)) in (0u32..).zip(allowing.chain(refusing)) {
+        for range in ranges::subtract(ranges::merged::<N>(cidrs), &ranges::merged(except)) {
+            toggles.push(Toggle { at: range.first, rule });
+            toggles.extend(range.last.next().map(|at| Toggle { at, rule }));
         }
     }
-    // The stable sort merges the runs that the rules already are.
-    toggles.iter_mut().for_each(|toggles| toggles.sort_by_key(|toggle| toggle.at));
+    // The stable sort merges the runs that the rules already are, and keeps their order where they meet.
+    toggles.sort_by_key(|toggle| toggle.at);
     toggles
 }
 

@@ -3,57 +3,70 @@
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 use ipnet::IpNet;
 
-/// The two address families. An address of either is a number here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
+/// A number of an address; the type tells the family.
+pub(super) trait Number: Copy + Ord {
+    /// The first address.
+    const FIRST: Self;
+    /// The ICMP that does not exist in this family.
+    const FOREIGN_ICMP: u8;
+
+    /// The addresses of a CIDR of this family.
+    fn range(cidr: &IpNet) -> Option<Range<Self>>;
+    /// The next address; `None` after the last.
+    fn next(self) -> Option<Self>;
+    /// The address before one that is not the first.
+    fn previous(self) -> Self;
 }
 
-impl Family {
-    /// The last address.
-    pub(super) const fn last(self) -> u128 {
-        match self {
-            Self::V4 => u32::MAX as u128,
-            Self::V6 => u128::MAX,
-        }
+impl Number for u32 {
+    const FIRST: Self = 0;
+    const FOREIGN_ICMP: u8 = IPPROTO_ICMPV6;
+
+    fn range(cidr: &IpNet) -> Option<Range<Self>> {
+        let IpNet::V4(net) = cidr else { return None };
+        Some(Range { first: net.network().to_bits(), last: net.broadcast().to_bits() })
     }
 
-    /// The ICMP that does not exist in this family.
-    pub(super) const fn foreign_icmp(self) -> u8 {
-        match self {
-            Self::V4 => IPPROTO_ICMPV6,
-            Self::V6 => IPPROTO_ICMP,
-        }
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+
+    fn previous(self) -> Self {
+        self - 1
+    }
+}
+
+impl Number for u128 {
+    const FIRST: Self = 0;
+    const FOREIGN_ICMP: u8 = IPPROTO_ICMP;
+
+    fn range(cidr: &IpNet) -> Option<Range<Self>> {
+        let IpNet::V6(net) = cidr else { return None };
+        Some(Range { first: net.network().to_bits(), last: net.broadcast().to_bits() })
+    }
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+
+    fn previous(self) -> Self {
+        self - 1
     }
 }
 
 /// A range of addresses, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Range {
-    pub(super) first: u128,
-    pub(super) last: u128,
-}
-
-fn range(family: Family, cidr: &IpNet) -> Option<Range> {
-    match (family, cidr) {
-        (Family::V4, IpNet::V4(net)) => Some(Range {
-            first: u128::from(net.network().to_bits()),
-            last: u128::from(net.broadcast().to_bits()),
-        }),
-        (Family::V6, IpNet::V6(net)) => {
-            Some(Range { first: net.network().to_bits(), last: net.broadcast().to_bits() })
-        }
-        _ => None,
-    }
+pub(super) struct Range<N> {
+    pub(super) first: N,
+    pub(super) last: N,
 }
 
 /// The CIDRs of one family as ascending ranges that neither overlap nor touch.
-pub(super) fn merged(family: Family, cidrs: &[IpNet]) -> Vec<Range> {
-    let mut ranges: Vec<Range> = cidrs.iter().filter_map(|cidr| range(family, cidr)).collect();
+pub(super) fn merged<N: Number>(cidrs: &[IpNet]) -> Vec<Range<N>> {
+    let mut ranges: Vec<Range<N>> = cidrs.iter().filter_map(N::range).collect();
     ranges.sort_unstable();
     ranges.dedup_by(|next, kept| {
-        let joins = next.first <= kept.last.saturating_add(1);
+        let joins = kept.last.next().is_none_or(|after| next.first <= after);
         if joins {
             kept.last = kept.last.max(next.last);
         }
@@ -63,7 +76,7 @@ pub(super) fn merged(family: Family, cidrs: &[IpNet]) -> Vec<Range> {
 }
 
 /// `ranges` without `holes`; both as [`merged`] makes them, and so is the result.
-pub(super) fn subtract(ranges: Vec<Range>, holes: &[Range]) -> Vec<Range> {
+pub(super) fn subtract<N: Number>(ranges: Vec<Range<N>>, holes: &[Range<N>]) -> Vec<Range<N>> {
     if holes.is_empty() {
         return ranges;
     }
@@ -77,13 +90,15 @@ pub(super) fn subtract(ranges: Vec<Range>, holes: &[Range]) -> Vec<Range> {
         // A hole can reach into the next range, so this walks on without moving `next_hole`.
         for hole in holes[next_hole..].iter().take_while(|hole| hole.first <= last) {
             if hole.first > first {
-                left.push(Range { first, last: hole.first - 1 });
+                left.push(Range { first, last: hole.first.previous() });
             }
-            if hole.last >= last {
-                rest = false;
-                break;
+            match hole.last.next().filter(|_| hole.last < last) {
+                Some(after) => first = after,
+                None => {
+                    rest = false;
+                    break;
+                }
             }
-            first = hole.last + 1;
         }
         if rest {
             left.push(Range { first, last });
@@ -96,12 +111,12 @@ pub(super) fn subtract(ranges: Vec<Range>, holes: &[Range]) -> Vec<Range> {
 mod tests {
     use super::*;
 
-    fn nets(cidrs: &[&str]) -> Vec<Range> {
+    fn nets(cidrs: &[&str]) -> Vec<Range<u32>> {
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
-        merged(Family::V4, &cidrs)
+        merged(&cidrs)
     }
 
-    fn pairs(ranges: &[Range]) -> Vec<(u128, u128)> {
+    fn pairs<N: Number>(ranges: &[Range<N>]) -> Vec<(N, N)> {
         ranges.iter().map(|range| (range.first, range.last)).collect()
     }
 
@@ -114,7 +129,7 @@ mod tests {
     #[test]
     fn the_whole_family_merges_without_overflow() {
         let cidrs = ["::/0".parse().unwrap(), "ffff::/16".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-        assert_eq!(pairs(&merged(Family::V6, &cidrs)), [(0, u128::MAX)]);
+        assert_eq!(pairs::<u128>(&merged(&cidrs)), [(0, u128::MAX)]);
     }
 
     #[test]

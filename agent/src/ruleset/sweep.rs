@@ -6,20 +6,20 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::intervals::{Interval, Ports, flatten};
-use super::ranges::Family;
+use super::ranges::Number;
 use super::{Excess, Figure};
 
 /// A rule begins to cover at this address, or stops to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Toggle {
-    pub(super) at: u128,
+pub(super) struct Toggle<N> {
+    pub(super) at: N,
     pub(super) rule: u32,
 }
 
 /// The class of the addresses from `start` to the next boundary.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Boundary {
-    pub(super) start: u128,
+pub(super) struct Boundary<N> {
+    pub(super) start: N,
     pub(super) class: u32,
 }
 
@@ -71,14 +71,14 @@ impl<'a> Classes<'a> {
     }
 
     /// Walks one family from its first address to its last.
-    pub(super) fn sweep(&mut self, family: Family, toggles: &[Toggle]) -> Result<Vec<Boundary>, Excess> {
+    pub(super) fn sweep<N: Number>(&mut self, toggles: &[Toggle<N>]) -> Result<Vec<Boundary<N>>, Excess> {
         let mut sets = Sets::new();
         let mut set = Sets::EMPTY;
         let mut refusing = BTreeSet::new();
         let mut class_of_set: HashMap<u32, u32> = HashMap::new();
         let mut boundaries = Vec::new();
         let mut toggles = toggles.iter().peekable();
-        let mut start = 0;
+        let mut start = N::FIRST;
         let mut changed = Vec::new();
         loop {
             changed.clear();
@@ -94,13 +94,13 @@ impl<'a> Classes<'a> {
                 (Some(rule), _) => self.number(Content::Deny(*rule))?,
                 (None, Some(class)) => *class,
                 (None, None) => {
-                    let intervals = flatten(family, sets.members(set), self.ports);
+                    let intervals = flatten::<N>(sets.members(set), self.ports);
                     let content =
                         if intervals.is_empty() { Content::Nothing } else { Content::Intervals(intervals) };
                     *class_of_set.entry(set).or_insert(self.number(content)?)
                 }
             };
-            if boundaries.last().is_none_or(|before: &Boundary| before.class != class) {
+            if boundaries.last().is_none_or(|before: &Boundary<N>| before.class != class) {
                 boundaries.push(Boundary { start, class });
             }
             let Some(next) = toggles.peek() else { return Ok(boundaries) };
