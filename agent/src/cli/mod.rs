@@ -1,1 +1,3 @@
 //! cli
+#![forbid(unsafe_code)]
+pub mod explain;

@@ -6,6 +6,7 @@ use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 const TYPES: &[(&str, Option<u8>, Option<u8>)] = &[
     ("echo-reply", Some(0), Some(129)),
     ("destination-unreachable", Some(3), Some(1)),
+    ("source-quench", Some(4), None),
     ("redirect", Some(5), Some(137)),
     ("echo-request", Some(8), Some(128)),
     ("router-advertisement", Some(9), Some(134)),
@@ -15,6 +16,9 @@ const TYPES: &[(&str, Option<u8>, Option<u8>)] = &[
     ("timestamp-request", Some(13), None),
     ("timestamp-reply", Some(14), None),
     ("packet-too-big", None, Some(2)),
+    ("multicast-listener-query", None, Some(130)),
+    ("multicast-listener-report", None, Some(131)),
+    ("multicast-listener-done", None, Some(132)),
     ("neighbour-solicitation", None, Some(135)),
     ("neighbour-advertisement", None, Some(136)),
 ];

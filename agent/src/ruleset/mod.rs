@@ -2,9 +2,10 @@
 //!
 //! The way of a rule: its CIDRs become disjoint [`ranges`], a [`sweep`] over all ranges finds which rules cover which
 //! addresses, each such set of rules is flattened to port [`intervals`], and [`encode`] writes it all down.
-//! [`nearest`] and [`suggest`] look the other way: from what was refused back to what an operator wrote.
+//! [`nearest`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote.
 #![forbid(unsafe_code)]
 
+pub mod attempt;
 mod encode;
 pub mod icmp;
 mod intervals;
@@ -12,6 +13,8 @@ pub mod nearest;
 mod ranges;
 pub mod suggest;
 mod sweep;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt;
 
