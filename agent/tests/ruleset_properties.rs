@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Quarantine, Rule};
-use egress_warden::ruleset::{Compiled, Figure, RuleKind, compile};
+use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rule};
+use egress_warden::ruleset::{Compiled, compile};
 use egress_warden_common::decide::Clock;
-use egress_warden_common::limits::{MAX_CLASSES, MAX_QUARANTINE_RULES};
+use egress_warden_common::limits::MAX_QUARANTINE_RULES;
 use egress_warden_common::ruleset::{FLAG_AUDIT, FOREVER, HEADER_WORDS, LENGTH, MAGIC, NO_RULE, Ruleset};
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -327,7 +327,7 @@ proptest! {
     }
 }
 
-// ---- Examples ----
+// ---- A hundred thousand prefixes ----
 
 fn bare_policy(rules: Vec<Rule>) -> Policy {
     Policy {
@@ -354,98 +354,6 @@ fn tcp_rule(cidrs: Vec<IpNet>, first: u16, last: u16) -> Rule {
         keep: false,
     }
 }
-
-fn net(text: &str) -> IpNet {
-    text.parse().unwrap()
-}
-
-#[test]
-fn neighbours_with_the_same_class_share_a_boundary() {
-    let whole = compile(&bare_policy(vec![tcp_rule(vec![net("10.0.0.0/24")], 443, 443)])).unwrap();
-    let halves = vec![net("10.0.0.128/25"), net("10.0.0.0/25"), net("10.0.0.7/32")];
-    let halves = compile(&bare_policy(vec![tcp_rule(halves, 443, 443)])).unwrap();
-    assert_eq!(whole.words, halves.words);
-    assert_eq!(whole.hash(), halves.hash());
-    assert_eq!((whole.usage.v4_boundaries, whole.usage.v6_boundaries), (3, 1));
-    assert_eq!((whole.usage.classes, whole.usage.intervals), (2, 1));
-}
-
-#[test]
-fn an_empty_policy_refuses_both_families() {
-    let compiled = compile(&bare_policy(Vec::new())).unwrap();
-    for destination in ["0.0.0.0", "255.255.255.255", "::2", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] {
-        let facts = Facts {
-            destination: destination.parse::<IpAddr>().unwrap().into(),
-            protocol: TCP,
-            port: 443,
-            route: Route::Uplink,
-            host_namespace: false,
-            reply: false,
-            quarantined: false,
-        };
-        let verdict = decide(&compiled.ruleset(), &FixedClock(Some(1)), &facts);
-        assert_eq!((verdict.reason, verdict.rule), (Reason::NotAllowlisted, NO_RULE));
-    }
-}
-
-#[test]
-fn rule_numbers_can_be_told_to_a_person() {
-    let mut policy = bare_policy(vec![tcp_rule(vec![net("10.0.0.0/8")], 443, 443)]);
-    policy.deny.push(Deny { origin: None, cidr: net("169.254.169.254/32"), why: "instance metadata".into() });
-    let compiled = compile(&policy).unwrap();
-    let allowing = compiled.rule(0).unwrap();
-    assert_eq!(allowing.kind, RuleKind::Allow);
-    assert_eq!(allowing.to_string(), "policy.yaml:1:1 (internal): object store");
-    let refusing = compiled.rule(1).unwrap();
-    assert_eq!(refusing.kind, RuleKind::Deny);
-    assert_eq!(refusing.to_string(), "built-in: instance metadata");
-    assert_eq!((compiled.rule(2), compiled.rule(NO_RULE)), (None, None));
-}
-
-#[test]
-fn quarantine_rules_stand_in_the_header_and_are_limited() {
-    let rule = |violations| Quarantine { origin: origin(3), violations, within_ns: 60_000_000_000 };
-    let mut policy = bare_policy(Vec::new());
-    policy.quarantine = vec![rule(20), rule(256)];
-    let compiled = compile(&policy).unwrap();
-    let read: Vec<_> = (0..5).map(|index| compiled.ruleset().quarantine(index)).collect();
-    assert_eq!(read, [Some((20, 60_000_000_000)), Some((256, 60_000_000_000)), None, None, None]);
-
-    policy.quarantine = vec![rule(1); 5];
-    let error = compile(&policy).unwrap_err();
-    assert_eq!((error.figure, error.found), (Figure::QuarantineRules, 5));
-    policy.quarantine = vec![rule(257)];
-    assert_eq!(compile(&policy).unwrap_err().figure, Figure::Violations);
-}
-
-#[test]
-fn what_does_not_fit_is_refused_with_figure_limit_and_policy() {
-    let many = (0..u32::from(u16::MAX)).map(|index| {
-        let cidr = Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + index * 2), 32).unwrap();
-        tcp_rule(vec![cidr.into()], index as u16, index as u16)
-    });
-    let mut rules: Vec<Rule> = many.collect();
-    let compiled = compile(&bare_policy(rules.clone())).unwrap();
-    assert_eq!(compiled.usage.classes, MAX_CLASSES as usize);
-    rules.push(tcp_rule(vec![net("fd00::/8")], 1, 2));
-    let error = compile(&bare_policy(rules)).unwrap_err();
-    assert_eq!(error.figure, Figure::Classes);
-    assert_eq!(
-        error.to_string(),
-        "policy.yaml:7:1: policy `training` is too large: different sets of ports: 65537 or more, the limit is 65536; \
-         give the same ports to more of its entries, or put entries with equal ports into one"
-    );
-
-    let ports = (0..5_000).map(|index| PortRange { protocol: TCP, first: index * 2, last: index * 2 });
-    let rule = Rule { ports: ports.collect(), ..tcp_rule(vec![net("10.0.0.0/8")], 0, 0) };
-    assert_eq!(compile(&bare_policy(vec![rule])).unwrap_err().figure, Figure::IntervalsOfClass);
-
-    let every_other = (0..600_000).map(|index| Ipv4Net::new(Ipv4Addr::from(index * 2), 32).unwrap().into());
-    let error = compile(&bare_policy(vec![tcp_rule(every_other.collect(), 1, 1)])).unwrap_err();
-    assert_eq!((error.figure, error.found), (Figure::V4Boundaries, 1_200_000));
-}
-
-// ---- A hundred thousand prefixes ----
 
 /// A generator of numbers that look random and are the same in every run.
 fn numbers() -> impl FnMut() -> u64 {

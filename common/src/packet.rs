@@ -106,7 +106,7 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
             HOP_BY_HOP | DESTINATION_OPTIONS => {
                 let [following, length] = bytes.load::<2>(offset).ok_or(Reason::Malformed)?;
                 next = following;
-                offset += (length as u32 + 1) * 8;
+                offset += (u32::from(length) + 1) * 8;
             }
             FRAGMENT => {
                 let extension = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
@@ -146,7 +146,7 @@ fn transport<B: Bytes + ?Sized>(
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
             let header = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
-            packet.port = header[0] as u16;
+            packet.port = u16::from(header[0]);
         }
         _ => {}
     }

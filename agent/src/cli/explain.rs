@@ -108,7 +108,7 @@ pub enum ExplainError {
         known: Vec<String>,
     },
     /// A host name was given.
-    #[error("--to {name}: names are not enforced yet; give the address of {name} instead. {}", by_name(.entry.as_ref()))]
+    #[error("--to {name}: names are not enforced yet; give its address instead. {}", by_name(.entry.as_ref()))]
     Name {
         /// The name.
         name: String,

@@ -75,8 +75,8 @@ impl Ports {
     }
 }
 
-/// Flattens what these rules say of ports, for addresses of one family. Where several cover a port it is open as long as the longest
-/// of them says, and that one is named; the first written wins a tie.
+/// Flattens what these rules say of ports, for addresses of one family. Where several cover a port it is open as long
+/// as the longest of them says, and that one is named; the first written wins a tie.
 pub(super) fn flatten<N: Number>(rules: &[u32], ports: &[Ports]) -> Vec<Interval> {
     let mut edges: Vec<(u32, u32)> = Vec::new();
     for &rule in rules {

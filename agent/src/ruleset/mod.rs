@@ -276,3 +276,6 @@ fn rule_infos(policy: &Policy) -> Vec<RuleInfo> {
     });
     allowing.chain(refusing).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,7 +154,7 @@ fn loopback_depends_on_the_namespace() {
 fn a_name_is_an_error_that_says_what_it_would_be() {
     let (code, text) = answer(&lists(), "A.Corp.Example:443");
     assert_eq!(code, 1);
-    assert!(text.contains("names are not enforced yet; give the address"), "{text}");
+    assert!(text.contains("names are not enforced yet; give its address"), "{text}");
     assert!(text.contains("a.corp.example of lists.yaml:52:5 (models)"), "{text}");
     assert!(answer(&lists(), "x.y.corp.example:443").1.contains("*.corp.example of lists.yaml:51:5"));
     assert!(answer(&lists(), "corp.example:443").1.contains("*.example of lists.yaml:50:5"));
