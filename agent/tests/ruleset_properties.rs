@@ -283,6 +283,10 @@ proptest! {
             prop_assert_eq!(verdict.until, expected.until, "{:?}", facts);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_layout_is_canonical(policy in policy()) {
@@ -372,12 +376,12 @@ fn compile_measured(what: &str, policy: &Policy) -> Compiled {
     compiled
 }
 
-fn agrees(policy: &Policy, compiled: &Compiled, destinations: impl Iterator<Item = u32>) {
-    for destination in destinations {
+fn agrees(policy: &Policy, compiled: &Compiled, destinations: impl Iterator<Item = IpAddr>) {
+    for (port, destination) in (0..12).cycle().zip(destinations) {
         let facts = Facts {
-            destination: Address::v4(destination),
+            destination: Address::from(destination),
             protocol: TCP,
-            port: (destination % 12) as u16,
+            port,
             route: Route::Uplink,
             host_namespace: false,
             reply: false,
@@ -397,7 +401,20 @@ fn a_hundred_thousand_disjoint_prefixes() {
     let compiled = compile_measured("disjoint /24", &policy);
     // The first starts at 0, where the leading boundary stands anyway.
     assert_eq!(compiled.usage.v4_boundaries, 200_000);
-    agrees(&policy, &compiled, [0, 255, 256, 511, 512, (99_999 << 9) + 255, u32::MAX].into_iter());
+    let probes = [0, 255, 256, 511, 512, (99_999 << 9) + 255, u32::MAX];
+    agrees(&policy, &compiled, probes.into_iter().map(|bits| Ipv4Addr::from(bits).into()));
+}
+
+#[test]
+fn a_hundred_thousand_disjoint_prefixes_of_ipv6() {
+    let base = 0xfd00 << 112;
+    let prefix = |index: u128| Ipv6Net::new(Ipv6Addr::from(base + (index << 65)), 64).unwrap().into();
+    let policy = bare_policy(vec![tcp_rule((0..100_000).map(prefix).collect(), 0, 5)]);
+    let compiled = compile_measured("disjoint /64", &policy);
+    assert_eq!(compiled.usage.v6_boundaries, 200_001);
+    let probes =
+        [0, base - 1, base, base + (1 << 64) - 1, base + (1 << 64), base + (99_999 << 65), u128::MAX];
+    agrees(&policy, &compiled, probes.into_iter().map(|bits| Ipv6Addr::from(bits).into()));
 }
 
 #[test]
@@ -415,5 +432,5 @@ fn a_hundred_thousand_overlapping_prefixes_in_ten_rules() {
     let policy = bare_policy(rules.collect());
     let compiled = compile_measured("mixed lengths with overlaps", &policy);
     assert_eq!(compiled.usage.prefixes, 100_000);
-    agrees(&policy, &compiled, (0..20).map(|_| next() as u32));
+    agrees(&policy, &compiled, (0..20).map(|_| Ipv4Addr::from(next() as u32).into()));
 }

@@ -32,7 +32,8 @@ fn neighbours_with_the_same_class_share_a_boundary() {
     let halves = vec![net("10.0.0.128/25"), net("10.0.0.0/25"), net("10.0.0.7/32")];
     let halves = compile(&policy(vec![tcp_rule(halves, 443, 443)])).unwrap();
     assert_eq!(whole.words, halves.words);
-    assert_eq!(whole.hash(), halves.hash());
+    // The same in every process and on every machine; it changes with the layout only.
+    assert_eq!([whole.hash(), halves.hash()], [0x49c6_cea3_5b5c_1f53; 2]);
     assert_eq!((whole.usage.v4_boundaries, whole.usage.v6_boundaries), (3, 1));
     assert_eq!((whole.usage.classes, whole.usage.intervals), (2, 1));
 }
