@@ -1,7 +1,7 @@
 //! What the kernel reads: a policy compiled to the words of [`egress_warden_common::ruleset`].
 //!
-//! The way of a rule: its CIDRs become disjoint [`ranges`], a [`sweep`] over all ranges finds which rules cover which
-//! addresses, each such set of rules is flattened to port [`intervals`], and [`encode`] writes it all down.
+//! The way of a rule: its CIDRs become disjoint `ranges`, a `sweep` over all ranges finds which rules cover which
+//! addresses, each such set of rules is flattened to port `intervals`, and `encode` writes it all down.
 //! [`nearest`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote.
 #![forbid(unsafe_code)]
 
