@@ -56,7 +56,7 @@ impl Compiled {
         if number == NO_RULE { None } else { self.rules.get(number as usize) }
     }
 
-    /// A reader for [`egress_warden_common::decide`].
+    /// A reader for [`egress_warden_common::decide()`].
     #[must_use]
     pub fn ruleset(&self) -> Ruleset<'_, [u64]> {
         Ruleset::new(&self.words, 0)
