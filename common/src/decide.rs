@@ -1,8 +1,10 @@
 //! The verdict: the only place where one is made.
 
-use crate::reason::Reason;
-use crate::ruleset::{Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words};
 use crate::Address;
+use crate::reason::Reason;
+use crate::ruleset::{
+    Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words,
+};
 
 /// What a clock that is not synchronised says: so late that every deadline has passed. (A number and not an `Option`:
 /// the verifier refuses the code that the compiler makes of the comparison inside one.)
@@ -99,7 +101,7 @@ where
         Some(Covering::OtherProtocol(rule)) => refused(facts, on_loopback, Reason::ProtocolNotAllowed, rule),
         Some(Covering::Interval { rule, allow_until, keep_until }) => {
             let until = if facts.quarantined { keep_until } else { allow_until };
-            if until == 0 {
+            if facts.quarantined && until == 0 {
                 return Verdict::new(Reason::Quarantined, rule);
             }
             if until == FOREVER || clock.unix_seconds() < until {

@@ -126,7 +126,7 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
             }
             offset += 8;
         } else {
-            offset += (extension[1] as u32 + 1) * 8;
+            offset += (u32::from(extension[1]) + 1) * 8;
         }
         protocol = extension[0];
     }
@@ -153,7 +153,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, 
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
             let [kind] = bytes.load::<1>(offset).ok_or(Reason::Malformed)?;
-            packet.port = kind as u16;
+            packet.port = u16::from(kind);
         }
         _ => {}
     }

@@ -1,0 +1,287 @@
+//! `egress-warden explain`: would a policy let this through, and by which entry?
+//!
+//! The answer comes from the compiled ruleset through the `decide()` that the kernel runs; what is added here is only
+//! the way back from a rule's number to the file.
+
+mod target;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use egress_warden_common::decide::Clock;
+use egress_warden_common::ruleset::FOREVER;
+use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::policy::{Mode, Origin, Policy, Rule};
+use crate::ruleset::attempt::Attempt;
+use crate::ruleset::nearest::{NearestMiss, nearest};
+use crate::ruleset::{CompileError, RuleInfo, compile};
+pub use target::{Target, TargetError};
+
+/// Exit code: the policy allows it.
+pub const EXIT_ALLOWED: u8 = 0;
+/// Exit code: the policy refuses it, or would in `enforce`.
+pub const EXIT_REFUSED: u8 = 3;
+
+/// What `explain` is asked.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 allowed, 3 refused, 1 error. A policy in audit mode is asked what it would refuse in enforce mode.
+
+Examples:
+  egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.5:443
+  egress-warden explain --allowlists allowlists/ --policy training --to '[fd00::53]:53/udp'
+  egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.1:echo-request/icmp")]
+pub struct ExplainArgs {
+    /// Files with allowlists, or directories whose .yaml and .yml files are read
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub allowlists: Vec<PathBuf>,
+    /// The policy that is asked
+    #[arg(long, value_name = "NAME")]
+    pub policy: String,
+    /// The destination: an address (IPv6 in brackets), a port, and tcp, udp or icmp; tcp where nothing is written.
+    /// For icmp the port is a message type, as a name or a number
+    #[arg(long, value_name = "HOST-OR-IP:PORT[/PROTO]")]
+    pub to: String,
+}
+
+/// What `explain` needs of the allowlists that were read.
+pub trait Allowlists {
+    /// The policy with this name.
+    fn policy(&self, name: &str) -> Option<Policy>;
+    /// The names of all policies.
+    fn policies(&self) -> Vec<String>;
+    /// The entries by address of every Destinations document, whether a policy allows it or not.
+    fn destinations(&self) -> Vec<Rule>;
+    /// The entries by name of the Destinations documents that this policy allows.
+    fn domains(&self, policy: &str) -> Vec<DomainEntry>;
+}
+
+/// An entry of a Destinations document by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainEntry {
+    /// Where the entry begins.
+    pub origin: Origin,
+    /// Name of the Destinations document.
+    pub destinations: String,
+    /// A name in lower case without a closing dot, or one with `*.` in front.
+    pub pattern: String,
+}
+
+impl DomainEntry {
+    fn covers(&self, name: &str) -> bool {
+        match self.pattern.strip_prefix("*.") {
+            Some(base) => {
+                name.strip_suffix(base).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+            }
+            None => self.pattern == name,
+        }
+    }
+}
+
+impl fmt::Display for DomainEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} ({})", self.pattern, self.origin, self.destinations)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// `--to` cannot be understood.
+    #[error("--to {to}: {source}")]
+    Target {
+        /// What was given.
+        to: String,
+        /// What is wrong with it.
+        source: TargetError,
+    },
+    /// There is no such policy.
+    #[error("--policy {name}: no such policy; {}", known_policies(.known))]
+    NoPolicy {
+        /// What was given.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A host name was given.
+    #[error("--to {name}: names are not enforced yet; give its address instead. {}", by_name(.entry.as_ref()))]
+    Name {
+        /// The name.
+        name: String,
+        /// The entry that would cover it.
+        entry: Option<DomainEntry>,
+    },
+    /// The policy does not fit into the kernel.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+fn known_policies(known: &[String]) -> String {
+    if known.is_empty() {
+        return "the allowlists have no policy at all: write a document with kind: EgressPolicy".to_owned();
+    }
+    format!("the allowlists have: {}", known.join(", "))
+}
+
+fn by_name(entry: Option<&DomainEntry>) -> String {
+    match entry {
+        Some(entry) => format!("(By name it would be {entry})"),
+        None => "(No `domains` entry that the policy allows covers it either)".to_owned(),
+    }
+}
+
+/// Answers, and leaves printing and exit code to the caller.
+///
+/// # Errors
+/// When the question cannot be understood or has no answer yet.
+pub fn run(
+    args: &ExplainArgs,
+    allowlists: &impl Allowlists,
+    clock: &impl Clock,
+) -> Result<Explanation, ExplainError> {
+    let target =
+        Target::parse(&args.to).map_err(|source| ExplainError::Target { to: args.to.clone(), source })?;
+    let Some(policy) = allowlists.policy(&args.policy) else {
+        return Err(ExplainError::NoPolicy { name: args.policy.clone(), known: allowlists.policies() });
+    };
+    match target {
+        Target::Attempt(attempt) => Ok(explain(&policy, &allowlists.destinations(), attempt, clock)?),
+        Target::Name(name) => {
+            let entries = allowlists.domains(&args.policy).into_iter().filter(|entry| entry.covers(&name));
+            let entry = entries.max_by_key(|entry| (entry.pattern == name, entry.pattern.len()));
+            Err(ExplainError::Name { name, entry })
+        }
+    }
+}
+
+/// What a policy says of an attempt. [`fmt::Display`] tells it to a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What was asked.
+    pub attempt: Attempt,
+    /// The verdict. On loopback: that in the host's network namespace, where `exec` runs and which is the stricter one.
+    pub verdict: Verdict,
+    /// The rule that the verdict names.
+    pub rule: Option<RuleInfo>,
+    /// What follows the first line.
+    pub notes: Vec<String>,
+}
+
+impl Explanation {
+    /// The exit code that belongs to it.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if self.verdict.reason.allows() { EXIT_ALLOWED } else { EXIT_REFUSED }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { attempt, verdict, rule, notes } = self;
+        match (verdict.reason, rule) {
+            (Reason::Allowed, Some(rule)) => write!(f, "allowed  {attempt}  by {rule}")?,
+            (reason, _) if reason.allows() => write!(f, "allowed  {attempt}  {}", told(reason))?,
+            (Reason::Denied, Some(rule)) => write!(f, "refused  {attempt}  denied: by {rule}")?,
+            (reason, _) => write!(f, "refused  {attempt}  {}", told(reason))?,
+        }
+        notes.iter().try_for_each(|note| write!(f, "\n         {note}"))
+    }
+}
+
+/// A reason's name and its sentence in the middle of a line.
+fn told(reason: Reason) -> String {
+    let help = reason.help().trim().trim_end_matches('.');
+    let mut letters = help.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    format!("{}: {}{}", reason.name(), first.map(String::from).unwrap_or_default(), letters.as_str())
+}
+
+/// Asks the policy. `destinations` are the entries of every Destinations document that was read.
+///
+/// # Errors
+/// When the policy is too large for the kernel.
+pub fn explain(
+    policy: &Policy,
+    destinations: &[Rule],
+    attempt: Attempt,
+    clock: &impl Clock,
+) -> Result<Explanation, CompileError> {
+    let compiled = compile(policy)?;
+    let mut notes = Vec::new();
+    let reached = Attempt { address: reached(attempt.address), ..attempt };
+    if reached != attempt {
+        notes.push(format!("{} reaches the own host: judged as {}", attempt.address, reached.address));
+    }
+    let judge = |host_namespace| {
+        let destination = Address::from(reached.address);
+        let route = if destination.is_loopback() { Route::Loopback } else { Route::Uplink };
+        let Attempt { protocol, port, .. } = reached;
+        let facts =
+            Facts { destination, protocol, port, route, host_namespace, reply: false, quarantined: false };
+        decide(&compiled.ruleset(), clock, &facts)
+    };
+    let verdict = judge(true);
+    let rule = compiled.rule(verdict.rule).cloned();
+    notes.extend(deadline(policy, &verdict, clock));
+    if !verdict.reason.allows() && judge(false).reason.allows() {
+        notes.push(
+            "in a network namespace of the workload's own it is allowed; this is the host's".to_owned(),
+        );
+    }
+    if !verdict.reason.allows() {
+        let misses = nearest(policy, destinations, &reached, verdict.reason);
+        notes.extend(misses.iter().map(|miss: &NearestMiss<'_>| format!("nearest: {miss}")));
+        if policy.mode == Mode::Audit {
+            notes.push(format!(
+                "policy {} is in audit mode: it would be let through and counted as a violation",
+                policy.name
+            ));
+        }
+    }
+    Ok(Explanation { attempt, verdict, rule, notes })
+}
+
+/// What a connection to this address arrives at: the unspecified address means the own host.
+fn reached(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+/// The deadline, where one decides or will decide.
+fn deadline(policy: &Policy, verdict: &Verdict, clock: &impl Clock) -> Option<String> {
+    match verdict.reason {
+        Reason::Allowed if verdict.until != FOREVER => {
+            Some(format!("until {}", point_in_time(verdict.until)))
+        }
+        Reason::Expired => {
+            let rule = policy.rules.get(verdict.rule as usize)?;
+            let until = point_in_time(rule.expires?);
+            let entry = format!("{} ({})", rule.origin, rule.destinations);
+            Some(match clock.unix_seconds() {
+                Some(_) => format!("{entry} expired at {until}"),
+                None => format!(
+                    "{entry} has the deadline {until}, but the clock of this host is not synchronised: until it is, \
+                     entries with a deadline are closed; start a time service (NTP)"
+                ),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn point_in_time(unix_seconds: u64) -> String {
+    let time = i64::try_from(unix_seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("Unix second {unix_seconds}"))
+}
+
+#[cfg(test)]
+mod tests;

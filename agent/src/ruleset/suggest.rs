@@ -1,0 +1,133 @@
+//! The lines of YAML that would allow what was refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+
+use super::attempt::Attempt;
+use super::icmp;
+
+/// What a reviewer reads until somebody writes more.
+const WHY: &str = "was refused; say what it is for";
+
+/// Entries for `spec.to` of a Destinations document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The entries, as items of a list without indentation; empty where nothing can be written.
+    pub yaml: String,
+    /// What no entry can allow: protocols other than TCP, UDP and ICMP, and ICMP types without a name.
+    pub left_out: Vec<Attempt>,
+}
+
+/// One port or message type, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Opening {
+    Tcp(u16),
+    Udp(u16),
+    Icmp(&'static str),
+}
+
+impl Opening {
+    fn of(attempt: &Attempt) -> Option<Self> {
+        match attempt.protocol {
+            // Port 0 cannot be written: nobody listens there.
+            IPPROTO_TCP if attempt.port > 0 => Some(Self::Tcp(attempt.port)),
+            IPPROTO_UDP if attempt.port > 0 => Some(Self::Udp(attempt.port)),
+            IPPROTO_ICMP | IPPROTO_ICMPV6 => icmp::name(attempt.protocol, attempt.port).map(Self::Icmp),
+            _ => None,
+        }
+    }
+}
+
+/// Writes entries that allow exactly these attempts: one for all addresses that were asked for on the same ports.
+#[must_use]
+pub fn suggest_entries<'a>(refused: impl IntoIterator<Item = &'a Attempt>) -> Suggestion {
+    let mut openings: BTreeMap<IpAddr, BTreeSet<Opening>> = BTreeMap::new();
+    let mut left_out = BTreeSet::new();
+    for attempt in refused {
+        match Opening::of(attempt) {
+            Some(opening) => drop(openings.entry(attempt.address).or_default().insert(opening)),
+            None => drop(left_out.insert(*attempt)),
+        }
+    }
+    let mut entries: BTreeMap<BTreeSet<Opening>, Vec<IpAddr>> = BTreeMap::new();
+    for (address, opened) in openings {
+        entries.entry(opened).or_default().push(address);
+    }
+    let yaml = entries.iter().map(|(opened, addresses)| entry(opened, addresses)).collect();
+    Suggestion { yaml, left_out: left_out.into_iter().collect() }
+}
+
+fn entry(opened: &BTreeSet<Opening>, addresses: &[IpAddr]) -> String {
+    let cidrs = addresses.iter().map(|address| match address {
+        IpAddr::V4(v4) => format!("{v4}/32"),
+        IpAddr::V6(v6) => format!("\"{v6}/128\""),
+    });
+    let ports = opened.iter().filter_map(|opening| match opening {
+        Opening::Tcp(port) => Some(port.to_string()),
+        Opening::Udp(port) => Some(format!("\"{port}/udp\"")),
+        Opening::Icmp(_) => None,
+    });
+    let types: Vec<String> = opened
+        .iter()
+        .filter_map(|opening| if let Opening::Icmp(name) = opening { Some((*name).to_owned()) } else { None })
+        .collect();
+    // `ports` is written even when it is empty: an entry without the key opens every port.
+    let mut yaml = format!("- cidrs: [{}]\n  ports: [{}]\n", joined(cidrs), joined(ports));
+    if !types.is_empty() {
+        yaml.push_str(&format!("  icmp: [{}]\n", types.join(", ")));
+    }
+    yaml.push_str(&format!("  why: {WHY}\n"));
+    yaml
+}
+
+fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(address: &str, protocol: u8, port: u16) -> Attempt {
+        Attempt { address: address.parse().unwrap(), protocol, port }
+    }
+
+    #[test]
+    fn addresses_with_the_same_ports_share_an_entry() {
+        let refused = [
+            attempt("192.0.2.9", IPPROTO_TCP, 443),
+            attempt("2001:db8::1", IPPROTO_TCP, 443),
+            attempt("192.0.2.9", IPPROTO_TCP, 443),
+            attempt("192.0.2.10", IPPROTO_UDP, 53),
+            attempt("192.0.2.10", IPPROTO_TCP, 53),
+            attempt("192.0.2.11", IPPROTO_ICMP, 8),
+            attempt("192.0.2.12", 47, 0),
+            attempt("192.0.2.12", IPPROTO_TCP, 0),
+        ];
+        let suggestion = suggest_entries(&refused);
+        assert_eq!(
+            suggestion.yaml,
+            "- cidrs: [192.0.2.10/32]\n  ports: [53, \"53/udp\"]\n  why: was refused; say what it is for\n\
+             - cidrs: [192.0.2.9/32, \"2001:db8::1/128\"]\n  ports: [443]\n  why: was refused; say what it is for\n\
+             - cidrs: [192.0.2.11/32]\n  ports: []\n  icmp: [echo-request]\n  why: was refused; say what it is for\n"
+        );
+        assert_eq!(suggestion.left_out, [refused[7], refused[6]]);
+    }
+
+    #[test]
+    fn the_entries_are_yaml_that_says_the_same() {
+        let refused = [attempt("fd00::1", IPPROTO_UDP, 53), attempt("10.0.0.1", IPPROTO_TCP, 22)];
+        let read: serde_yaml::Value = serde_yaml::from_str(&suggest_entries(&refused).yaml).unwrap();
+        assert_eq!(read[0]["cidrs"][0], "10.0.0.1/32");
+        assert_eq!(read[0]["ports"][0], 22);
+        assert_eq!(read[1]["cidrs"][0], "fd00::1/128");
+        assert_eq!(read[1]["ports"][0], "53/udp");
+    }
+
+    #[test]
+    fn nothing_refused_suggests_nothing() {
+        assert_eq!(suggest_entries([]), Suggestion { yaml: String::new(), left_out: Vec::new() });
+    }
+}

@@ -1,0 +1,39 @@
+//! Policies for unit tests.
+
+use egress_warden_common::reason::IPPROTO_TCP;
+
+use super::attempt::Attempt;
+use crate::policy::{Loopback, Mode, Origin, Policy, PortRange, Rule};
+
+pub(crate) fn rule(destinations: &str, line: usize, cidrs: &[&str], ports: &[u16]) -> Rule {
+    Rule {
+        origin: Origin { file: "lists.yaml".into(), line, column: 5 },
+        destinations: destinations.to_owned(),
+        why: "object store".to_owned(),
+        cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        except: Vec::new(),
+        ports: ports
+            .iter()
+            .map(|port| PortRange { protocol: IPPROTO_TCP, first: *port, last: *port })
+            .collect(),
+        expires: None,
+        keep: false,
+    }
+}
+
+pub(crate) fn policy(rules: Vec<Rule>) -> Policy {
+    Policy {
+        name: "training".to_owned(),
+        origin: Origin { file: "policy.yaml".into(), line: 7, column: 1 },
+        mode: Mode::Enforce,
+        rules,
+        deny: Vec::new(),
+        loopback: Loopback::ByNamespace,
+        quarantine: Vec::new(),
+        beyond_exec: Vec::new(),
+    }
+}
+
+pub(crate) fn attempt(address: &str, port: u16) -> Attempt {
+    Attempt { address: address.parse().unwrap(), protocol: IPPROTO_TCP, port }
+}

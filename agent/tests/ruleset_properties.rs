@@ -1,0 +1,436 @@
+//! The ruleset compiler against a reference that scans the rules one by one, through the `decide()` that the kernel
+//! runs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rule};
+use egress_warden::ruleset::{Compiled, compile};
+use egress_warden_common::decide::Clock;
+use egress_warden_common::limits::MAX_QUARANTINE_RULES;
+use egress_warden_common::ruleset::{FLAG_AUDIT, FOREVER, HEADER_WORDS, LENGTH, MAGIC, NO_RULE, Ruleset};
+use egress_warden_common::{Address, Facts, Reason, Route, decide};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proptest::prelude::*;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+struct FixedClock(Option<u64>);
+
+impl Clock for FixedClock {
+    fn unix_seconds(&self) -> Option<u64> {
+        self.0
+    }
+}
+
+// ---- The reference ----
+
+#[derive(Debug)]
+struct Expected {
+    reason: Reason,
+    /// Any of these may be named.
+    rules: Vec<u32>,
+    until: u64,
+}
+
+impl Expected {
+    fn new(reason: Reason, rules: Vec<u32>) -> Self {
+        Self { reason, rules, until: FOREVER }
+    }
+}
+
+fn loopback_is_open(policy: &Policy, facts: &Facts) -> bool {
+    match policy.loopback {
+        Loopback::Allow => true,
+        Loopback::Deny => false,
+        Loopback::ByNamespace => !facts.host_namespace,
+    }
+}
+
+fn reference(policy: &Policy, facts: &Facts, now: Option<u64>) -> Expected {
+    let address = IpAddr::from(facts.destination);
+    let looped = facts.route == Route::Loopback;
+    if looped && loopback_is_open(policy, facts) {
+        return Expected::new(Reason::Loopback, vec![NO_RULE]);
+    }
+    if !looped && facts.reply && !facts.quarantined {
+        return Expected::new(Reason::Reply, vec![NO_RULE]);
+    }
+    if let Some(index) = policy.deny.iter().position(|deny| deny.cidr.contains(&address)) {
+        return Expected::new(Reason::Denied, vec![(policy.rules.len() + index) as u32]);
+    }
+    let exists = |range: &&PortRange| range.protocol != if address.is_ipv4() { ICMPV6 } else { ICMP };
+    let numbered = |wanted: &dyn Fn(&Rule) -> bool| -> Vec<u32> {
+        let rules = policy.rules.iter().enumerate();
+        rules.filter(|(_, rule)| wanted(rule)).map(|(index, _)| index as u32).collect()
+    };
+    let covers = |rule: &Rule| {
+        rule.cidrs.iter().any(|cidr| cidr.contains(&address))
+            && !rule.except.iter().any(|cidr| cidr.contains(&address))
+            && rule.ports.iter().any(|range| exists(&range))
+    };
+    let speaks = |rule: &Rule| rule.ports.iter().filter(exists).any(|range| range.protocol == facts.protocol);
+    let opens = |rule: &Rule| {
+        rule.ports
+            .iter()
+            .filter(exists)
+            .any(|range| range.protocol == facts.protocol && (range.first..=range.last).contains(&facts.port))
+    };
+    let refused =
+        |reason, rules| Expected::new(if facts.quarantined { Reason::Quarantined } else { reason }, rules);
+
+    let covering = numbered(&covers);
+    if covering.is_empty() {
+        let reason = if looped { Reason::LoopbackDenied } else { Reason::NotAllowlisted };
+        return refused(reason, vec![NO_RULE]);
+    }
+    let speaking = numbered(&|rule| covers(rule) && speaks(rule));
+    if speaking.is_empty() {
+        return refused(Reason::ProtocolNotAllowed, covering);
+    }
+    let matching = numbered(&|rule| covers(rule) && opens(rule));
+    if matching.is_empty() {
+        return refused(Reason::PortNotAllowed, speaking);
+    }
+    let until = |number: &u32| policy.rules[*number as usize].expires.unwrap_or(FOREVER);
+    let longest = matching.iter().map(until).max().unwrap();
+    let named = vec![*matching.iter().find(|number| until(number) == longest).unwrap()];
+    let usable = matching.iter().filter(|number| !facts.quarantined || policy.rules[**number as usize].keep);
+    match usable.map(until).max() {
+        Some(until) if until == FOREVER || now.is_some_and(|now| now < until) => {
+            Expected { reason: Reason::Allowed, rules: named, until }
+        }
+        _ => refused(Reason::Expired, named),
+    }
+}
+
+// ---- Random policies and probes ----
+
+fn origin(line: usize) -> Origin {
+    Origin { file: PathBuf::from("policy.yaml"), line, column: 1 }
+}
+
+fn v4_cidr() -> impl Strategy<Value = IpNet> {
+    let address = prop_oneof![
+        6 => (0u32..64).prop_map(|low| 0x0a00_0000 | low),
+        1 => (0u32..4).prop_map(|high| high << 30),
+        1 => (0u32..16).prop_map(|low| u32::MAX - low),
+        1 => Just(0x7f00_0001),
+    ];
+    let length = prop_oneof![1 => 0u8..=24, 6 => 25u8..=32];
+    (address, length)
+        .prop_map(|(address, length)| Ipv4Net::new(Ipv4Addr::from(address), length).unwrap().trunc().into())
+}
+
+fn v6_cidr() -> impl Strategy<Value = IpNet> {
+    let address = prop_oneof![
+        6 => (0u128..64).prop_map(|low| (0xfd00 << 112) | low),
+        3 => (0u128..64).prop_map(|middle| (0xfd00 << 112) | middle << 62),
+        1 => (0u128..4).prop_map(|high| high << 126),
+        1 => (0u128..16).prop_map(|low| u128::MAX - low),
+        1 => Just(1),
+    ];
+    let length = prop_oneof![1 => 0u8..=56, 3 => 57u8..=70, 6 => 120u8..=128];
+    (address, length)
+        .prop_map(|(address, length)| Ipv6Net::new(Ipv6Addr::from(address), length).unwrap().trunc().into())
+}
+
+fn cidrs(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
+    prop::collection::vec(prop_oneof![v4_cidr(), v6_cidr()], count)
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![8 => 0u16..12, 1 => Just(u16::MAX), 1 => Just(u16::MAX - 1)]
+}
+
+fn protocol() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => Just(TCP), 2 => Just(UDP), 1 => Just(ICMP), 1 => Just(ICMPV6)]
+}
+
+fn port_range() -> impl Strategy<Value = PortRange> {
+    (protocol(), port(), port()).prop_map(|(protocol, one, other)| PortRange {
+        protocol,
+        first: one.min(other),
+        last: one.max(other),
+    })
+}
+
+fn expiry() -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![3 => Just(None), 2 => (0u64..6).prop_map(Some)]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let ports = prop::collection::vec(port_range(), 0..5);
+    (cidrs(1..6), cidrs(0..3), ports, expiry(), any::<bool>()).prop_map(
+        |(cidrs, except, ports, expires, keep)| {
+            let mut ports = ports;
+            ports.sort_unstable();
+            Rule {
+                origin: origin(1),
+                destinations: "internal".into(),
+                why: "test".into(),
+                cidrs,
+                except,
+                ports,
+                expires,
+                keep,
+            }
+        },
+    )
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let loopback = prop_oneof![Just(Loopback::ByNamespace), Just(Loopback::Allow), Just(Loopback::Deny)];
+    let mode = prop_oneof![Just(Mode::Enforce), Just(Mode::Audit)];
+    (prop::collection::vec(rule(), 0..7), cidrs(0..3), loopback, mode).prop_map(
+        |(rules, deny, loopback, mode)| Policy {
+            name: "training".into(),
+            origin: origin(1),
+            mode,
+            rules,
+            deny: deny.into_iter().map(|cidr| Deny { origin: None, cidr, why: "test".into() }).collect(),
+            loopback,
+            quarantine: Vec::new(),
+            beyond_exec: Vec::new(),
+        },
+    )
+}
+
+/// Where to probe: at or beside an end of one of the policy's CIDRs, or anywhere near.
+#[derive(Clone, Debug)]
+struct Probe {
+    near: prop::sample::Index,
+    step: i8,
+    at_end: bool,
+    anywhere: Option<IpNet>,
+    protocol: u8,
+    port: u16,
+    looped: bool,
+    host_namespace: bool,
+    reply: bool,
+    quarantined: bool,
+    now: Option<u64>,
+}
+
+prop_compose! {
+    fn probe()(
+        (near, step, at_end) in (any::<prop::sample::Index>(), -1i8..=1, any::<bool>()),
+        anywhere in prop::option::weighted(0.2, prop_oneof![v4_cidr(), v6_cidr()]),
+        protocol in prop_oneof![9 => protocol(), 1 => any::<u8>()],
+        port in port(),
+        looped in prop::bool::weighted(0.15),
+        host_namespace in any::<bool>(),
+        reply in prop::bool::weighted(0.1),
+        quarantined in prop::bool::weighted(0.3),
+        now in prop::option::weighted(0.8, 0u64..7),
+    ) -> Probe {
+        Probe { near, step, at_end, anywhere, protocol, port, looped, host_namespace, reply, quarantined, now }
+    }
+}
+
+fn beside(address: IpAddr, step: i8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add_signed(step.into())).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add_signed(step.into())).into(),
+    }
+}
+
+impl Probe {
+    fn facts(&self, ends: &[IpNet]) -> Facts {
+        let chosen = match (&self.anywhere, ends) {
+            (Some(anywhere), _) => *anywhere,
+            (None, []) => IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            (None, ends) => *self.near.get(ends),
+        };
+        let end = if self.at_end { chosen.broadcast() } else { chosen.network() };
+        Facts {
+            destination: Address::from(beside(end, self.step)),
+            protocol: self.protocol,
+            port: self.port,
+            route: if self.looped { Route::Loopback } else { Route::Uplink },
+            host_namespace: self.host_namespace,
+            reply: self.reply,
+            quarantined: self.quarantined,
+        }
+    }
+}
+
+fn all_cidrs(policy: &Policy) -> Vec<IpNet> {
+    let rules = policy.rules.iter().flat_map(|rule| rule.cidrs.iter().chain(&rule.except));
+    rules.chain(policy.deny.iter().map(|deny| &deny.cidr)).copied().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_ruleset_answers_as_the_reference_does(
+        policy in policy(),
+        probes in prop::collection::vec(probe(), 50),
+    ) {
+        let compiled = compile(&policy).unwrap();
+        let ends = all_cidrs(&policy);
+        for probe in &probes {
+            let facts = probe.facts(&ends);
+            let verdict = decide(&compiled.ruleset(), &FixedClock(probe.now), &facts);
+            let expected = reference(&policy, &facts, probe.now);
+            prop_assert_eq!(verdict.reason, expected.reason, "{:?}: {:?}, {:?}", facts, verdict, expected);
+            prop_assert!(expected.rules.contains(&verdict.rule), "{:?}: {:?}, {:?}", facts, verdict, expected);
+            prop_assert_eq!(verdict.until, expected.until, "{:?}", facts);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_layout_is_canonical(policy in policy()) {
+        let compiled = compile(&policy).unwrap();
+        let again = compile(&policy.clone()).unwrap();
+        prop_assert_eq!(&compiled, &again);
+        prop_assert_eq!(compiled.hash(), again.hash());
+        prop_assert_eq!(compiled.words[0], MAGIC);
+        prop_assert_eq!(compiled.words[LENGTH as usize], compiled.words.len() as u64);
+        prop_assert_eq!(compiled.words[1] & FLAG_AUDIT != 0, policy.mode == Mode::Audit);
+        let v4 = &compiled.words[HEADER_WORDS as usize..][..compiled.usage.v4_boundaries];
+        prop_assert_eq!(v4[0] >> 32, 0);
+        for pair in v4.windows(2) {
+            prop_assert!(pair[0] >> 32 < pair[1] >> 32);
+            prop_assert_ne!(pair[0] as u32, pair[1] as u32);
+        }
+    }
+
+    #[test]
+    fn corrupted_words_are_refused_or_read_but_never_out_of_range(
+        policy in policy(),
+        probes in prop::collection::vec(probe(), 20),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>(), 0u32..64, any::<bool>()), 0..4),
+        in_header in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut words = compile(&policy).unwrap().words;
+        for (at, value, bit, flip) in changes {
+            let index = at.index(if in_header { HEADER_WORDS as usize } else { words.len() });
+            words[index] = if flip { words[index] ^ 1 << bit } else { value };
+        }
+        words.truncate(cut.map_or(words.len(), |cut| cut.index(words.len())));
+        let ends = all_cidrs(&policy);
+        for probe in &probes {
+            for base in [0, 1, words.len() as u32, u32::MAX] {
+                let ruleset = Ruleset::new(words.as_slice(), base);
+                decide(&ruleset, &FixedClock(probe.now), &probe.facts(&ends));
+                let rules = (0..8).filter_map(|index| ruleset.quarantine(index)).count();
+                prop_assert!(rules <= MAX_QUARANTINE_RULES);
+            }
+        }
+    }
+}
+
+// ---- A hundred thousand prefixes ----
+
+fn bare_policy(rules: Vec<Rule>) -> Policy {
+    Policy {
+        name: "training".into(),
+        origin: origin(7),
+        mode: Mode::Enforce,
+        rules,
+        deny: Vec::new(),
+        loopback: Loopback::ByNamespace,
+        quarantine: Vec::new(),
+        beyond_exec: Vec::new(),
+    }
+}
+
+fn tcp_rule(cidrs: Vec<IpNet>, first: u16, last: u16) -> Rule {
+    Rule {
+        origin: origin(1),
+        destinations: "internal".into(),
+        why: "object store".into(),
+        cidrs,
+        except: Vec::new(),
+        ports: vec![PortRange { protocol: TCP, first, last }],
+        expires: None,
+        keep: false,
+    }
+}
+
+/// A generator of numbers that look random and are the same in every run.
+fn numbers() -> impl FnMut() -> u64 {
+    let mut state = 0u64;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ mixed >> 29
+    }
+}
+
+fn compile_measured(what: &str, policy: &Policy) -> Compiled {
+    let start = Instant::now();
+    let compiled = compile(policy).unwrap();
+    println!("{what}: {:?}, {} words, {:?}", start.elapsed(), compiled.words.len(), compiled.usage);
+    compiled
+}
+
+fn agrees(policy: &Policy, compiled: &Compiled, destinations: impl Iterator<Item = IpAddr>) {
+    for (port, destination) in (0..12).cycle().zip(destinations) {
+        let facts = Facts {
+            destination: Address::from(destination),
+            protocol: TCP,
+            port,
+            route: Route::Uplink,
+            host_namespace: false,
+            reply: false,
+            quarantined: false,
+        };
+        let verdict = decide(&compiled.ruleset(), &FixedClock(None), &facts);
+        let expected = reference(policy, &facts, None);
+        assert_eq!(verdict.reason, expected.reason, "{facts:?}");
+        assert!(expected.rules.contains(&verdict.rule), "{facts:?}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_disjoint_prefixes() {
+    let cidrs = (0..100_000).map(|index| Ipv4Net::new(Ipv4Addr::from((index * 2) << 8), 24).unwrap().into());
+    let policy = bare_policy(vec![tcp_rule(cidrs.collect(), 0, 5)]);
+    let compiled = compile_measured("disjoint /24", &policy);
+    // The first starts at 0, where the leading boundary stands anyway.
+    assert_eq!(compiled.usage.v4_boundaries, 200_000);
+    let probes = [0, 255, 256, 511, 512, (99_999 << 9) + 255, u32::MAX];
+    agrees(&policy, &compiled, probes.into_iter().map(|bits| Ipv4Addr::from(bits).into()));
+}
+
+#[test]
+fn a_hundred_thousand_disjoint_prefixes_of_ipv6() {
+    let base = 0xfd00 << 112;
+    let prefix = |index: u128| Ipv6Net::new(Ipv6Addr::from(base + (index << 65)), 64).unwrap().into();
+    let policy = bare_policy(vec![tcp_rule((0..100_000).map(prefix).collect(), 0, 5)]);
+    let compiled = compile_measured("disjoint /64", &policy);
+    assert_eq!(compiled.usage.v6_boundaries, 200_001);
+    let probes =
+        [0, base - 1, base, base + (1 << 64) - 1, base + (1 << 64), base + (99_999 << 65), u128::MAX];
+    agrees(&policy, &compiled, probes.into_iter().map(|bits| Ipv6Addr::from(bits).into()));
+}
+
+#[test]
+fn a_hundred_thousand_overlapping_prefixes_in_ten_rules() {
+    let mut next = numbers();
+    let mut cidr = |shortest: u64| {
+        let length = (shortest + next() % (33 - shortest)) as u8;
+        IpNet::from(Ipv4Net::new(Ipv4Addr::from(next() as u32), length).unwrap().trunc())
+    };
+    let rules = (0..10).map(|index| {
+        let cidrs = (0..9_900).map(|_| cidr(12)).collect();
+        let except = (0..100).map(|_| cidr(16)).collect();
+        Rule { except, ..tcp_rule(cidrs, index, index + 2) }
+    });
+    let policy = bare_policy(rules.collect());
+    let compiled = compile_measured("mixed lengths with overlaps", &policy);
+    assert_eq!(compiled.usage.prefixes, 100_000);
+    agrees(&policy, &compiled, (0..20).map(|_| Ipv4Addr::from(next() as u32).into()));
+}
