@@ -19,8 +19,9 @@ pub(crate) fn read(node: &Node, context: &mut Context) -> Vec<Located<IpNet>> {
     let Some(file) = context.sources.read(&path, Some(node.at), &mut context.report) else {
         return Vec::new();
     };
+    let errors = context.report.errors();
     let cidrs = lines(file, context);
-    if cidrs.is_empty() {
+    if cidrs.is_empty() && context.report.errors() == errors {
         let message = format!("`cidrsFrom`: {} has no CIDR: this entry can never match", path.display());
         context.report.error(node.at, message).help("was the file cut short? It wants one CIDR a line");
     }

@@ -192,6 +192,7 @@ fn addresses(
     report: &mut Report,
 ) -> Addresses {
     let whole = AddressSet::of(cidrs.iter().map(|cidr| &cidr.value));
+    let errors = report.errors();
     let except = fields
         .get("except")
         .and_then(|node| filled_list(node, "except", report, |item, report| cidr(item, "except", report)))
@@ -204,7 +205,7 @@ fn addresses(
     }
     let except: Vec<IpNet> = except.into_iter().map(|hole| hole.value).collect();
     let set = whole.minus(&AddressSet::of(&except));
-    if set.is_empty() && !whole.is_empty() && sound {
+    if set.is_empty() && !whole.is_empty() && sound && report.errors() == errors {
         let at = fields.pair("except").map_or(fields.at(), |pair| pair.key_at);
         report.error(at, format!("`except` leaves nothing of `{key}`: this entry can never match"));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::diagnostic::Report;
-use super::scalar::{list, wrong_type};
+use super::scalar::{found, list};
 use super::source::{Located, Span};
 use super::suggest::nearest;
 use super::tree::{Node, Pair, Value};
@@ -40,8 +40,9 @@ impl<'n> Fields<'n> {
     pub(crate) fn any(node: &'n Node, what: &'static str, report: &mut Report) -> Option<Self> {
         match &node.value {
             Value::Mapping(pairs) => Some(Self { at: node.at, what, pairs }),
+            Value::Refused => None,
             _ => {
-                wrong_type(node, what, "a mapping", report);
+                report.error(node.at, format!("{what}: expected a mapping, found {}", found(node)));
                 None
             }
         }

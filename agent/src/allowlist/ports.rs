@@ -66,8 +66,9 @@ fn parse_port(text: &str) -> Result<PortRange, Bad> {
             _ => Err((format!("`ports`: {shown} is not a port: ports are from 1 to 65535"), None)),
         },
         Err(help) => {
-            let example = " — or a range such as \"9000-9100/tcp\"";
-            Err((format!("`ports`: expected a port, found {shown}"), Some(format!("{help}{example}"))))
+            let message =
+                format!("`ports`: expected a port, a range or either with /tcp or /udp, found {shown}");
+            Err((message, Some(help)))
         }
     };
     let (first, last) = (port(first)?, port(last)?);

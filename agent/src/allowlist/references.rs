@@ -163,14 +163,14 @@ fn overlapping_selectors(documents: &Documents, context: &mut Context) {
         for earlier in &documents.policies[..index] {
             let Some(other) = &earlier.select else { continue };
             let what = if select.value == other.value {
-                "the same workloads as"
+                "selects the same workloads as"
             } else if select.value.all || other.value.all {
-                "also workloads of"
+                "may select workloads of"
             } else {
                 continue;
             };
             let message = format!(
-                "policy {} selects {what} policy {} at {}: they add up",
+                "policy {} {what} policy {} at {}; on one workload they add up",
                 policy.name.value,
                 earlier.name.value,
                 context.sources.origin(other.at)

@@ -63,7 +63,7 @@ fn snippet(out: &mut String, line: &str, diagnostic: &Diagnostic) {
 /// Could it move the cursor, or turn the direction of writing?
 fn is_misleading(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// A text that does nothing to the terminal that it is printed on. YAML escapes and file names can hold anything.

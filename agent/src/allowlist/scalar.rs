@@ -43,6 +43,7 @@ fn plain_kind(text: &str) -> Plain {
 /// What a node is, for "found …".
 pub(crate) fn found(node: &Node) -> String {
     match &node.value {
+        Value::Refused => "something that is not accepted".to_owned(),
         Value::Mapping(_) => "a mapping".to_owned(),
         Value::Sequence(_) => "a list".to_owned(),
         Value::Scalar { text, plain } => {
@@ -70,6 +71,9 @@ pub(crate) fn shorten(text: &str) -> String {
 
 /// Reports that a node is of the wrong type.
 pub(crate) fn wrong_type(node: &Node, key: &str, expected: &str, report: &mut Report) {
+    if matches!(&node.value, Value::Refused) {
+        return;
+    }
     let finding = report.error(node.at, format!("`{key}`: expected {expected}, found {}", found(node)));
     // `fd00::` and `a: b` inside a list become mappings; quotes are what was forgotten.
     if expected.contains("text") && matches!(&node.value, Value::Mapping(_)) {
@@ -118,6 +122,7 @@ pub(crate) fn boolean(node: &Node, key: &str, report: &mut Report) -> Option<boo
     match &node.value {
         Value::Scalar { text, plain: true } if text == "true" => Some(true),
         Value::Scalar { text, plain: true } if text == "false" => Some(false),
+        Value::Refused => None,
         _ => {
             let message = format!("`{key}`: expected true or false, found {}", found(node));
             report.error(node.at, message).help("write true or false: lower case, without quotes");

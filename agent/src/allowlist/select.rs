@@ -75,7 +75,7 @@ fn namespace(node: &Node, report: &mut Report) -> Option<String> {
 }
 
 fn labels(node: &Node, report: &mut Report) -> Option<BTreeMap<String, String>> {
-    let fields = Fields::any(node, "labels", report)?;
+    let fields = Fields::any(node, "`labels`", report)?;
     if fields.pairs().is_empty() {
         report.error(node.at, "`labels` is empty").help("write a label, or leave the key out");
     }

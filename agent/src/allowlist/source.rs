@@ -88,11 +88,10 @@ impl Sources {
                 return None;
             }
         };
-        match decode(file, bytes, report) {
-            Some(text) => self.files[file as usize].text = text,
-            None => return None,
-        }
-        Some(file)
+        let errors = report.errors();
+        // Kept even if refused, so that the refused place can be shown.
+        self.files[file as usize].text = decode(file, bytes, report);
+        (report.errors() == errors).then_some(file)
     }
 }
 
@@ -126,39 +125,35 @@ fn read_limited<R: Read>(reader: R, subject: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Text, if it is UTF-8 that shows what it says.
-fn decode(file: u32, bytes: Vec<u8>, report: &mut Report) -> Option<String> {
+/// The text; what is not UTF-8, or would not show what it says, is reported.
+fn decode(file: u32, bytes: Vec<u8>, report: &mut Report) -> String {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         report.error(Span::start(file), "this is UTF-16 text").help("save the file as UTF-8");
-        return None;
+        return String::new();
     }
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
-            let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
-            let byte = error.as_bytes()[valid];
-            let at = end_of(file, &before);
-            report.error(at, format!("not UTF-8: byte 0x{byte:02x}")).help("save the file as UTF-8");
-            return None;
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let message = format!("not UTF-8: byte 0x{:02x}", error.as_bytes()[valid]);
+            report.error(end_of(file, &text[..valid]), message).help("save the file as UTF-8");
+            return text;
         }
     };
     if text.starts_with('\u{feff}') {
         report
             .error(Span::start(file), "the file begins with a byte order mark")
             .help("save the file as UTF-8 without a byte order mark");
-        return None;
-    }
-    if let Some((position, character)) = first_misleading(&text) {
+    } else if let Some((position, character)) = first_misleading(&text) {
         let message = match character {
             '\0' => "a NUL character: was the file cut short while it was written?".to_owned(),
             '\r' => "a carriage return without a line feed".to_owned(),
             _ => format!("the invisible character U+{:04X}", u32::from(character)),
         };
         report.error(end_of(file, &text[..position]), message).help("remove it; lines end with a line feed");
-        return None;
     }
-    Some(text)
+    text
 }
 
 /// The first character that an editor or a review page would not show as what a parser reads: control characters, and

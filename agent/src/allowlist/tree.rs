@@ -31,6 +31,8 @@ pub(crate) enum Value {
     },
     Sequence(Vec<Node>),
     Mapping(Vec<Pair>),
+    /// Something that is not accepted and was reported: nothing more is said about it.
+    Refused,
 }
 
 /// A key and its value.
@@ -120,7 +122,7 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(_) => {
                 self.report.error(at, "aliases (`*name`) are not accepted").help("write the value out");
-                self.add(Node { at, value: Value::Scalar { text: String::new(), plain: false } });
+                self.add(Node { at, value: Value::Refused });
             }
             Event::Nothing
             | Event::StreamStart
@@ -158,7 +160,9 @@ impl Builder<'_> {
         }
     }
 
-    fn scalar(&mut self, at: Span, text: Cow<'_, str>, plain: bool) {
+    fn scalar(&mut self, mut at: Span, text: Cow<'_, str>, plain: bool) {
+        // The parser's span of a quoted text runs on over blanks and comments behind it.
+        at.length = at.length.min(text.chars().count() as u32 + 2);
         if let Some(Frame::Mapping { key: key @ Key::Expected, seen, .. }) = self.stack.last_mut() {
             *key = match seen.get(text.as_ref()) {
                 _ if plain && text == "<<" => {
