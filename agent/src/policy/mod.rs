@@ -1,10 +1,16 @@
 //! A policy in its canonical form: typed, merged, every reference resolved. The step between what was written
 //! ([`crate::allowlist`]) and what the kernel reads ([`crate::ruleset`]).
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+
+mod merge;
+pub mod metadata;
+
+pub use merge::merge;
 
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,4 +132,12 @@ pub struct Policy {
     pub quarantine: Vec<Quarantine>,
     /// What `exec` cannot enforce; empty for a policy that it can.
     pub beyond_exec: Vec<Beyond>,
+}
+
+impl Policy {
+    /// Does it say `metadata: true`, so that the built-in refusals are absent?
+    #[must_use]
+    pub fn opens_metadata(&self) -> bool {
+        self.deny.iter().all(|deny| deny.origin.is_some())
+    }
 }

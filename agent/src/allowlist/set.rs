@@ -1,0 +1,161 @@
+//! A valid set, and the policies in it.
+
+use std::collections::HashMap;
+
+use super::destinations::{self, Target};
+use super::diagnostic::Diagnostic;
+use super::document::Documents;
+use super::egress_policy::{self, EgressPolicy};
+use super::network::AddressSet;
+use super::source::{Sources, Span};
+use crate::policy::{Beyond, Deny, Origin, Policy, Quarantine, Rule, metadata};
+
+/// A Destinations document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destinations {
+    /// Its name.
+    pub name: String,
+    /// Where the document begins.
+    pub origin: Origin,
+    /// Its entries by address, none of them kept in quarantine: that is a policy's to say.
+    pub rules: Vec<Rule>,
+    /// Its other entries.
+    pub beyond: Vec<Beyond>,
+}
+
+/// A set of allowlists without an error.
+#[derive(Debug)]
+pub struct AllowlistSet {
+    /// What a person should look at.
+    pub warnings: Vec<Diagnostic>,
+    destinations: Vec<Destinations>,
+    policies: Vec<Draft>,
+}
+
+/// A policy whose Destinations are still names: many policies share a large one, and few are asked for.
+#[derive(Debug)]
+struct Draft {
+    /// All but the rules.
+    policy: Policy,
+    allow: Vec<String>,
+    keep: Vec<String>,
+}
+
+impl AllowlistSet {
+    pub(crate) fn new(documents: Documents, sources: &Sources) -> Self {
+        let Documents { destinations, policies, .. } = documents;
+        Self {
+            warnings: Vec::new(),
+            destinations: destinations.into_iter().map(|one| rules(one, sources)).collect(),
+            policies: policies.into_iter().map(|policy| draft(policy, sources)).collect(),
+        }
+    }
+
+    pub(crate) fn with_warnings(mut self, warnings: Vec<Diagnostic>) -> Self {
+        self.warnings = warnings;
+        self
+    }
+
+    /// Names of the policies, in the order of reading.
+    #[must_use]
+    pub fn policies(&self) -> Vec<&str> {
+        self.policies.iter().map(|draft| draft.policy.name.as_str()).collect()
+    }
+
+    /// The policy of this name.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<Policy> {
+        let draft = self.policies.iter().find(|draft| draft.policy.name == name)?;
+        let by_name: HashMap<&str, &Destinations> =
+            self.destinations.iter().map(|destinations| (destinations.name.as_str(), destinations)).collect();
+        let mut policy = draft.policy.clone();
+        for name in &draft.allow {
+            let destinations = by_name.get(name.as_str()).expect("references were checked");
+            let keep = draft.keep.contains(name);
+            policy.rules.extend(destinations.rules.iter().map(|rule| Rule { keep, ..rule.clone() }));
+            policy.beyond_exec.extend(destinations.beyond.iter().cloned());
+        }
+        Some(policy)
+    }
+
+    /// Every Destinations document, in the order of reading.
+    #[must_use]
+    pub fn destinations(&self) -> &[Destinations] {
+        &self.destinations
+    }
+}
+
+fn rules(document: destinations::Destinations, sources: &Sources) -> Destinations {
+    let name = document.name.value;
+    let (mut rules, mut beyond) = (Vec::new(), Vec::new());
+    for entry in document.entries {
+        match entry.target {
+            Target::Addresses(addresses) => rules.push(Rule {
+                origin: sources.origin(entry.at),
+                destinations: name.clone(),
+                why: entry.why,
+                cidrs: addresses.cidrs.iter().map(|cidr| cidr.value).collect(),
+                except: addresses.except,
+                ports: entry.ports,
+                expires: entry.expires,
+                keep: false,
+            }),
+            Target::Domains { at } => beyond.push(later(at, "domains".to_owned(), sources)),
+        }
+    }
+    Destinations { origin: sources.origin(document.at), name, rules, beyond }
+}
+
+fn later(at: Span, what: String, sources: &Sources) -> Beyond {
+    Beyond { origin: sources.origin(at), what }
+}
+
+fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
+    let name = document.name.value;
+    let mut deny: Vec<Deny> = document
+        .deny
+        .iter()
+        .map(|net| Deny {
+            origin: Some(sources.origin(net.at)),
+            cidr: net.value,
+            why: format!("deny entry of policy {name}"),
+        })
+        .collect();
+    if document.metadata.is_none() {
+        deny.extend(metadata::denies());
+    }
+    let quarantine = document.quarantine.as_ref().map(|rule| Quarantine {
+        origin: sources.origin(rule.at),
+        violations: rule.violations,
+        within_ns: rule.within_ns,
+    });
+    let values =
+        |names: Vec<super::source::Located<String>>| names.into_iter().map(|name| name.value).collect();
+    Draft {
+        policy: Policy {
+            name,
+            origin: sources.origin(document.at),
+            mode: document.mode,
+            rules: Vec::new(),
+            deny,
+            loopback: document.loopback,
+            quarantine: quarantine.into_iter().collect(),
+            beyond_exec: document
+                .later
+                .into_iter()
+                .map(|egress_policy::Later { at, what }| later(at, what, sources))
+                .collect(),
+        },
+        allow: values(document.allow),
+        keep: document.quarantine.map(|rule| values(rule.keep)).unwrap_or_default(),
+    }
+}
+
+/// The fewest IPv4 and IPv6 prefixes that make up what a policy allows on some port.
+#[must_use]
+pub fn prefixes(policy: &Policy) -> (usize, usize) {
+    let allowed = policy.rules.iter().fold(AddressSet::default(), |set, rule| {
+        set.union(&AddressSet::of(&rule.cidrs).minus(&AddressSet::of(&rule.except)))
+    });
+    allowed.minus(&AddressSet::of(policy.deny.iter().map(|deny| &deny.cidr))).prefixes()
+}
