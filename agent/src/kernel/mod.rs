@@ -1,1 +1,2 @@
 //! kernel
+pub mod sys;
