@@ -153,6 +153,14 @@ pub(super) fn reduce(keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up every capability of the calling thread. Without SETPCAP the bounding set stays as it is, which means
+/// nothing to a process that does not execute another program.
+pub(super) fn give_up() -> io::Result<()> {
+    let none = Bits::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

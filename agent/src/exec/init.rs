@@ -182,7 +182,7 @@ fn explain(name: &OsStr, errno: Errno) -> String {
 
 /// From here on init needs no rights, and holds nothing open that CMD may want to see closed.
 fn step_back() -> Result<(), InitError> {
-    caps::reduce(CapabilitySet::NONE).map_err(failed("drop init's capabilities"))?;
+    caps::give_up().map_err(failed("drop init's capabilities"))?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(failed("let go"))
 }

@@ -84,6 +84,7 @@ impl Jail {
             command: command.to_vec(),
         };
         let init = Command::new("/proc/self/exe")
+            .arg0("egress-warden")
             .args(orders.to_arguments())
             // A group of its own, so that the caller's terminal signals come here first, to be passed on.
             .process_group(0)

@@ -34,6 +34,7 @@ impl Janitor {
         sys::close_on_exec_from(3)?;
         let (reader, pipe) = io::pipe()?;
         let child = Command::new("/proc/self/exe")
+            .arg0("egress-warden")
             .args([OsStr::new(SUBCOMMAND), cgroup.as_os_str()])
             .stdin(reader)
             .stdout(Stdio::null())

@@ -136,7 +136,10 @@ impl Running {
             match message::receive(socket).map_err(failed("hear the jail's init"))? {
                 Received::Nothing => return Ok(()),
                 Received::End => self.socket = None,
-                Received::Report(Report::Failure(text)) => self.failure = Some(text),
+                // The first one is the cause; init may fail because of it.
+                Received::Report(Report::Failure(text)) => {
+                    self.failure.get_or_insert(text);
+                }
                 Received::Report(Report::Started(process)) => self.started(process)?,
                 Received::Report(Report::Stopped(signal)) => self.stopped(signal),
             }
