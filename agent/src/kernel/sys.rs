@@ -1,1 +1,89 @@
-//! System calls that no safe crate offers.
+//! The few system calls of `exec` for which no safe wrapper exists. Everything else goes through `nix` and `rustix`.
+
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::ForkResult;
+
+/// `fork(2)`. Refused in a process with threads: the child of one may do next to nothing before `execve`.
+pub fn fork() -> io::Result<ForkResult> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("fork in a process with several threads"));
+    }
+    // SAFETY: the process has this one thread, so no lock can be held by a thread that the child does not have.
+    Ok(unsafe { nix::unistd::fork() }?)
+}
+
+/// Marks every descriptor from `first` on close-on-exec. Nothing is closed here, so no owner is surprised.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // By number, because the C library's wrapper is younger than the kernels and C libraries we run on.
+    // SAFETY: three integers; no memory is touched, and with CLOSE_RANGE_CLOEXEC no descriptor is closed.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    Errno::result(done)?;
+    Ok(())
+}
+
+/// Sets the thread's signal mask to exactly `mask`, bit n-1 for signal n, as `/proc` writes it. Real-time signals are
+/// included, which `nix::sys::signal::SigSet` cannot express.
+pub fn set_signal_mask(mask: u64) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the whole set that it is given.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for signal in (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1) {
+        // SAFETY: `set` is initialised; a number that the C library keeps for itself is refused, not undefined.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: `set` is initialised and the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// What happens with a signal for which no handler is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// `SIG_DFL`.
+    Default,
+    /// `SIG_IGN`.
+    Ignore,
+}
+
+/// Sets a signal's disposition.
+pub fn set_disposition(signal: nix::sys::signal::Signal, disposition: Disposition) -> io::Result<()> {
+    let handler = match disposition {
+        Disposition::Default => nix::sys::signal::SigHandler::SigDfl,
+        Disposition::Ignore => nix::sys::signal::SigHandler::SigIgn,
+    };
+    // SAFETY: neither disposition runs code in this process, so there is no handler that could be unsound.
+    unsafe { nix::sys::signal::signal(signal, handler) }?;
+    Ok(())
+}
+
+/// Takes over a descriptor that the parent process left open for this one, and keeps it from the next program.
+///
+/// To be called once for a number, at the start of a program, before anything else is opened.
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::Error::other("a standard descriptor has an owner"));
+    }
+    // SAFETY: the parent process opened it for this one to own; a wrong number fails in the next call.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(fd),
+        Err(errno) => {
+            // Not ours after all, so not ours to close.
+            let _ = fd.into_raw_fd();
+            Err(errno.into())
+        }
+    }
+}

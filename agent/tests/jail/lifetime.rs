@@ -1,0 +1,133 @@
+//! How it begins, ends and passes signals on.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::support::{cgroup_of, eventually, exec, processes_with, sh, stderr, stdout};
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    for code in [0, 1, 7, 125, 255] {
+        assert_eq!(sh(&format!("exit {code}")).status.code(), Some(code));
+    }
+}
+
+#[test]
+fn a_signal_is_128_and_its_number() {
+    for (name, number) in [("TERM", 15), ("KILL", 9), ("SEGV", 11)] {
+        assert_eq!(sh(&format!("kill -{name} $$")).status.code(), Some(128 + number));
+    }
+}
+
+#[test]
+fn standard_output_is_the_commands_alone() {
+    let output = sh("printf '%s' only");
+    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("only", ""));
+}
+
+#[test]
+fn the_pipe_ends_when_the_command_closes_it() {
+    let mut wrapper =
+        exec(&["--", "sh", "-c", "exec >&-; exec sleep 1001.1"]).stdout(Stdio::piped()).spawn().expect("start");
+    let mut line = String::new();
+    let read = BufReader::new(wrapper.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    assert_eq!(read, 0);
+    assert!(wrapper.try_wait().expect("wait").is_none(), "still running");
+    kill(Pid::from_raw(wrapper.id().cast_signed()), Signal::SIGTERM).expect("signal");
+    assert_eq!(wrapper.wait().expect("wait").code(), Some(128 + 15));
+}
+
+#[test]
+fn the_environment_directory_and_umask_are_the_callers() {
+    let output = exec(&["--", "sh", "-c", "umask; pwd; echo $MARK; echo $0", "zero"])
+        .env("MARK", "set")
+        .current_dir("/usr/bin")
+        .output()
+        .expect("start");
+    let without = std::process::Command::new("sh").args(["-c", "umask"]).output().expect("start");
+    assert_eq!(stdout(&output), format!("{}/usr/bin\nset\nzero\n", stdout(&without)));
+}
+
+#[test]
+fn signals_start_as_the_caller_left_them() {
+    let script = "trap '' HUP; exec \"$0\" exec -- grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_egress-warden")])
+        .output()
+        .expect("start");
+    let masks: Vec<u64> = stdout(&output)
+        .lines()
+        .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).expect("a mask"), 16).expect("hexadecimal"))
+        .collect();
+    // 32 and 33 are the C library's own.
+    let standard = (1 << 31) - 1;
+    assert_eq!((masks[0], masks[1] & standard), (0, 1), "{}", stdout(&output));
+}
+
+#[test]
+fn the_cgroup_is_gone_afterwards_with_everything_in_it() {
+    let script = "setsid sleep 1002.2 & (setsid sh -c 'sleep 1002.2 & sleep 1002.2' &); mount | grep -c ' cgroup2 '";
+    let mut wrapper = exec(&["--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("start");
+    let cgroup = cgroup_of(&wrapper);
+    assert_eq!(wrapper.wait().expect("wait").code(), Some(0));
+    assert!(!cgroup.exists());
+    assert_eq!(processes_with("sleep 1002.2"), Vec::<i32>::new());
+}
+
+#[test]
+fn orphans_are_reaped() {
+    // Double forks, then a look at whether any of them stays as a zombie of process 1.
+    let output = sh("for i in 1 2 3 4 5; do (sh -c 'exit 0' & ) ; done
+        for try in 1 2 3 4 5 6 7 8 9 10; do
+            grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || exit 0
+            sleep 0.1
+        done; exit 1");
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+}
+
+#[test]
+fn killing_the_wrapper_ends_everything() {
+    let script = "setsid sleep 1003.3 & echo ready; exec sleep 1003.3";
+    let mut wrapper = exec(&["--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("start");
+    let mut line = String::new();
+    BufReader::new(wrapper.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    let cgroup = cgroup_of(&wrapper);
+    assert!(fs::read_to_string(cgroup.join("cgroup.procs")).expect("the cgroup").lines().count() >= 3);
+    wrapper.kill().expect("kill");
+    assert_eq!(wrapper.wait().expect("wait").signal(), Some(9));
+    eventually("the cgroup is removed", || !cgroup.exists());
+    assert_eq!(processes_with("sleep 1003.3"), Vec::<i32>::new());
+}
+
+#[test]
+fn signals_reach_the_command() {
+    for (signal, number) in [(Signal::SIGTERM, 15), (Signal::SIGHUP, 1), (Signal::SIGUSR1, 10), (Signal::SIGINT, 2)] {
+        let script = format!("trap 'echo got; exit {number}' {number}; echo ready; while :; do sleep 0.05; done");
+        let mut wrapper = exec(&["--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().expect("start");
+        let mut lines = BufReader::new(wrapper.stdout.take().expect("a pipe")).lines();
+        assert_eq!(lines.next().expect("a line").expect("text"), "ready");
+        kill(Pid::from_raw(wrapper.id().cast_signed()), signal).expect("signal");
+        assert_eq!(lines.next().expect("a line").expect("text"), "got");
+        assert_eq!(wrapper.wait().expect("wait").code(), Some(number));
+    }
+}
+
+#[test]
+fn a_signal_at_any_moment_ends_it_cleanly() {
+    // The wrapper may not have begun to listen: then the signal ends it, and the janitor cleans up.
+    for delay in 0..20 {
+        let mut wrapper = exec(&["--", "sleep", "1004.4"]).spawn().expect("start");
+        let cgroup = cgroup_of(&wrapper);
+        std::thread::sleep(std::time::Duration::from_micros(delay * 500));
+        kill(Pid::from_raw(wrapper.id().cast_signed()), Signal::SIGTERM).expect("signal");
+        let status = wrapper.wait().expect("wait");
+        assert!(status.code() == Some(128 + 15) || status.signal() == Some(15), "{status}");
+        eventually("the cgroup is removed", || !cgroup.exists());
+    }
+    assert_eq!(processes_with("sleep 1004.4"), Vec::<i32>::new());
+}
