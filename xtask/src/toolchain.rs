@@ -15,46 +15,46 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The target of the kernel programs; every machine that runs them is little-endian.
-pub const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// The package that holds them.
-pub const PACKAGE: &str = "egress-warden-ebpf";
+pub(crate) const PACKAGE: &str = "egress-warden-ebpf";
 /// Where a distribution puts its own compiler. rustup's is never there.
-pub const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
 /// One compiler, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Compiler {
+pub(crate) struct Compiler {
     /// Major and minor of its release.
-    pub release: (u32, u32),
+    pub(crate) release: (u32, u32),
     /// Major of the LLVM in it.
-    pub llvm: u32,
+    pub(crate) llvm: u32,
     /// Whether `core` for [`TARGET`] is there: as source (nightly) or prebuilt (distribution).
-    pub core: bool,
+    pub(crate) core: bool,
 }
 
 /// One bpf-linker that starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Linker {
+pub(crate) struct Linker {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Major of the LLVM it was built with, where that can be told.
-    pub llvm: Option<u32>,
+    pub(crate) llvm: Option<u32>,
 }
 
 /// What the machine offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// rustup's nightly.
-    pub nightly: Option<Compiler>,
+    pub(crate) nightly: Option<Compiler>,
     /// The distribution's compiler.
-    pub distribution: Option<Compiler>,
+    pub(crate) distribution: Option<Compiler>,
     /// Every bpf-linker found, the project's own ones first.
-    pub linkers: Vec<Linker>,
+    pub(crate) linkers: Vec<Linker>,
 }
 
 /// How `core` for the BPF target comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// rustup's nightly builds it from `rust-src`.
     Nightly,
     /// The distribution ships it.
@@ -72,7 +72,7 @@ impl fmt::Display for Route {
 
 /// Why one route cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub(crate) enum Missing {
     /// No such compiler.
     Compiler(Route),
     /// The compiler is older than the workspace allows.
@@ -101,7 +101,9 @@ impl fmt::Display for Missing {
             Missing::Core(Route::Distribution) => {
                 write!(f, "{DISTRIBUTION_RUSTC} has no core library for {TARGET}")
             }
-            Missing::Linker { llvm } => write!(f, "there is no bpf-linker (one built with LLVM {llvm} is needed)"),
+            Missing::Linker { llvm } => {
+                write!(f, "there is no bpf-linker (one built with LLVM {llvm} is needed)")
+            }
             Missing::OtherLlvm { llvm, found } => match found.llvm {
                 Some(other) => write!(
                     f,
@@ -127,18 +129,19 @@ fn compiler_name(route: Route) -> &'static str {
 
 /// Neither route can be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoRoute {
+pub(crate) struct NoRoute {
     /// What route A lacks.
-    pub nightly: Missing,
+    pub(crate) nightly: Missing,
     /// What route B lacks.
-    pub distribution: Missing,
+    pub(crate) distribution: Missing,
 }
 
 impl NoRoute {
     /// What the route that is nearer to working lacks: a missing linker is nearer than a missing compiler.
     #[must_use]
-    pub fn nearest(&self) -> &Missing {
-        let lacks_linker = |missing: &Missing| matches!(missing, Missing::Linker { .. } | Missing::OtherLlvm { .. });
+    pub(crate) fn nearest(&self) -> &Missing {
+        let lacks_linker =
+            |missing: &Missing| matches!(missing, Missing::Linker { .. } | Missing::OtherLlvm { .. });
         if lacks_linker(&self.nightly) && !lacks_linker(&self.distribution) {
             &self.nightly
         } else {
@@ -163,31 +166,31 @@ impl std::error::Error for NoRoute {}
 
 /// A chosen route with its tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The route.
-    pub route: Route,
+    pub(crate) route: Route,
     /// Major of the compiler's and the linker's LLVM.
-    pub llvm: u32,
+    pub(crate) llvm: u32,
     /// The linker.
-    pub linker: PathBuf,
+    pub(crate) linker: PathBuf,
 }
 
 /// The exact command of a plan, before the environment of the outer build is taken away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// The program.
-    pub program: OsString,
+    pub(crate) program: OsString,
     /// Its arguments.
-    pub args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
     /// What it gets in its environment.
-    pub env: Vec<(&'static str, OsString)>,
+    pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
 /// Chooses a route: A where it is complete, else B. `needed` is the oldest release the workspace compiles with.
 ///
 /// # Errors
 /// What each of the two routes lacks.
-pub fn plan(facts: &Facts, needed: (u32, u32)) -> Result<Plan, NoRoute> {
+pub(crate) fn plan(facts: &Facts, needed: (u32, u32)) -> Result<Plan, NoRoute> {
     let nightly = match route(Route::Nightly, facts.nightly.as_ref(), &facts.linkers, needed) {
         Ok(plan) => return Ok(plan),
         Err(missing) => missing,
@@ -200,7 +203,7 @@ pub fn plan(facts: &Facts, needed: (u32, u32)) -> Result<Plan, NoRoute> {
 ///
 /// # Errors
 /// The first thing that it lacks.
-pub fn route(
+pub(crate) fn route(
     route: Route,
     compiler: Option<&Compiler>,
     linkers: &[Linker],
@@ -226,7 +229,7 @@ pub fn route(
 impl Plan {
     /// The command that builds the kernel programs into `target_dir`. `cargo` is the one that runs the outer build.
     #[must_use]
-    pub fn invocation(&self, cargo: &OsStr, target_dir: &Path) -> Invocation {
+    pub(crate) fn invocation(&self, cargo: &OsStr, target_dir: &Path) -> Invocation {
         let mut args: Vec<OsString> = Vec::new();
         let mut env = Vec::new();
         let program = match self.route {
@@ -260,7 +263,7 @@ impl Plan {
 
     /// Where [`Plan::invocation`] leaves the object.
     #[must_use]
-    pub fn object(target_dir: &Path) -> PathBuf {
+    pub(crate) fn object(target_dir: &Path) -> PathBuf {
         target_dir.join(TARGET).join("release").join(PACKAGE)
     }
 }
@@ -269,7 +272,7 @@ impl Invocation {
     /// The command to run, free of everything that the outer cargo said to its own compiler: clippy's wrapper and the
     /// host's flags would otherwise be applied to the kernel programs.
     #[must_use]
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(belongs_to_outer_build) {
@@ -285,24 +288,34 @@ impl Invocation {
 /// stays as the user has it.
 fn belongs_to_outer_build(name: &str) -> bool {
     const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
-    const EXACT: [&str; 9] =
-        ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR", "CLIPPY_ARGS"];
+    const EXACT: [&str; 9] = [
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "TARGET",
+        "HOST",
+        "OPT_LEVEL",
+        "PROFILE",
+        "DEBUG",
+        "OUT_DIR",
+        "CLIPPY_ARGS",
+    ];
     if KEPT.iter().any(|kept| name.starts_with(kept)) {
         return false;
     }
-    EXACT.contains(&name) || ["CARGO", "RUSTC", "RUSTDOC", "DEP_"].iter().any(|prefix| name.starts_with(prefix))
+    EXACT.contains(&name)
+        || ["CARGO", "RUSTC", "RUSTDOC", "DEP_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Reads `rust-version` of a manifest, such as cargo hands to what it compiles.
 #[must_use]
-pub fn parse_release(text: &str) -> Option<(u32, u32)> {
+pub(crate) fn parse_release(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(['.', '-']).map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 /// Reads the release and the LLVM major from `rustc -vV`.
 #[must_use]
-pub fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
+pub(crate) fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
     let release = parse_release(value("release:")?)?;
     let llvm = value("LLVM version:")?.split('.').next()?.parse().ok()?;
@@ -312,7 +325,7 @@ pub fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
 /// Where the project keeps a bpf-linker of its own: per user, so that every clone shares it, and per LLVM, so that none
 /// is ever overwritten by one that does not fit. The user's own bpf-linker is used where it fits and never touched.
 #[must_use]
-pub fn linker_root(llvm: u32) -> Option<PathBuf> {
+pub(crate) fn linker_root(llvm: u32) -> Option<PathBuf> {
     Some(linker_cache()?.join(format!("llvm-{llvm}")))
 }
 
@@ -327,7 +340,7 @@ fn linker_cache() -> Option<PathBuf> {
 impl Facts {
     /// Looks at this machine.
     #[must_use]
-    pub fn probe() -> Facts {
+    pub(crate) fn probe() -> Facts {
         Facts { nightly: probe_nightly(), distribution: probe_distribution(), linkers: probe_linkers() }
     }
 }

@@ -60,7 +60,10 @@ fn distribution_compiler_is_taken_where_nightly_lacks_the_source() {
     );
     assert_eq!(invocation.env[0], ("RUSTC", OsString::from("/usr/bin/rustc")));
     assert_eq!(invocation.env[1], ("RUSTC_BOOTSTRAP", OsString::from("1")));
-    assert_eq!(Plan::object(Path::new("/out")), Path::new("/out/bpfel-unknown-none/release/egress-warden-ebpf"));
+    assert_eq!(
+        Plan::object(Path::new("/out")),
+        Path::new("/out/bpfel-unknown-none/release/egress-warden-ebpf")
+    );
 }
 
 #[test]
@@ -94,10 +97,7 @@ fn nothing_at_all() {
 #[test]
 fn too_old() {
     let (missing, line) = lacks(compiler((1, 63), 14, true), vec![linker(Some(14))]);
-    assert_eq!(
-        missing,
-        Missing::TooOld { route: Route::Distribution, release: (1, 63), needed: NEEDED }
-    );
+    assert_eq!(missing, Missing::TooOld { route: Route::Distribution, release: (1, 63), needed: NEEDED });
     assert!(line.contains("/usr/bin/rustc is Rust 1.63, and 1.95 is needed"), "{line}");
 }
 
@@ -137,7 +137,8 @@ fn every_message_is_one_line_and_says_what_to_run() {
 
 #[test]
 fn versions() {
-    let text = "rustc 1.96.0 (ac68faa20 2026-05-25)\nbinary: rustc\nrelease: 1.97.0-nightly\nLLVM version: 22.1.8\n";
+    let text =
+        "rustc 1.96.0 (ac68faa20 2026-05-25)\nbinary: rustc\nrelease: 1.97.0-nightly\nLLVM version: 22.1.8\n";
     assert_eq!(parse_version(text), Some(((1, 97), 22)));
     assert_eq!(parse_version("release: 1.97.0\n"), None);
     assert_eq!(parse_release("1.95"), Some((1, 95)));
@@ -155,13 +156,33 @@ fn llvm_is_read_from_dynamic_and_static_binaries() {
 
 #[test]
 fn the_outer_build_is_shut_out_and_the_way_to_packages_is_not() {
-    for name in ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+    for name in
+        ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"]
+    {
         assert!(belongs_to_outer_build(name), "{name}");
     }
     for name in ["CARGO_TARGET_DIR", "CARGO_PROFILE_RELEASE_LTO", "CARGO_CFG_TARGET_OS", "RUSTUP_TOOLCHAIN"] {
         assert!(belongs_to_outer_build(name), "{name}");
     }
-    for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "RUST_BACKTRACE"] {
+    for name in [
+        "PATH",
+        "HOME",
+        "CARGO_HOME",
+        "CARGO_HTTP_CAINFO",
+        "CARGO_NET_OFFLINE",
+        "RUSTUP_HOME",
+        "RUST_BACKTRACE",
+    ] {
         assert!(!belongs_to_outer_build(name), "{name}");
     }
+}
+
+#[test]
+fn the_command_has_the_plans_environment_and_not_cargos() {
+    let plan = Plan { route: Route::Distribution, llvm: 22, linker: "/tools/22/bpf-linker".into() };
+    let command = plan.invocation(OsStr::new("cargo"), Path::new("/out")).command();
+    let environment: Vec<_> = command.get_envs().collect();
+    assert!(environment.contains(&(OsStr::new("RUSTC"), Some(OsStr::new("/usr/bin/rustc")))));
+    // cargo sets this one for every test that it runs.
+    assert!(environment.contains(&(OsStr::new("CARGO_MANIFEST_DIR"), None)));
 }
