@@ -63,9 +63,7 @@ impl Server {
         let counter = Arc::clone(&served);
         let thread = thread::Builder::new().name(address.to_string()).spawn(move || {
             while let Ok([_, false]) = sys::wait_readable([service.descriptor(), stopped.as_fd()], None) {
-                while service.serve_one().is_ok() {
-                    counter.fetch_add(1, Ordering::SeqCst);
-                }
+                while service.serve_one(&counter).is_ok() {}
             }
         })?;
         Ok(Server { address, served, thread: Some(thread), stop: Some(stop) })
@@ -84,8 +82,9 @@ impl Drop for Server {
 /// What differs between servers.
 trait Service {
     fn descriptor(&self) -> BorrowedFd<'_>;
-    /// Serves whoever is waiting; an error means that nobody is.
-    fn serve_one(&self) -> io::Result<()>;
+    /// Serves whoever is waiting; an error means that nobody is. Counts before it answers: who has the answer may ask
+    /// for the count.
+    fn serve_one(&self, served: &AtomicUsize) -> io::Result<()>;
 }
 
 struct Greeter {
@@ -98,8 +97,9 @@ impl Service for Greeter {
         self.listener.as_fd()
     }
 
-    fn serve_one(&self) -> io::Result<()> {
+    fn serve_one(&self, served: &AtomicUsize) -> io::Result<()> {
         let (mut stream, _) = self.listener.accept()?;
+        served.fetch_add(1, Ordering::SeqCst);
         // A client that left early has still been here.
         stream.set_nonblocking(false).and_then(|()| stream.write_all(self.greeting)).ok();
         Ok(())
@@ -115,9 +115,10 @@ impl Service for Echo {
         self.socket.as_fd()
     }
 
-    fn serve_one(&self) -> io::Result<()> {
+    fn serve_one(&self, served: &AtomicUsize) -> io::Result<()> {
         let mut buffer = [0; 1 << 16];
         let (length, from) = self.socket.recv_from(&mut buffer)?;
+        served.fetch_add(1, Ordering::SeqCst);
         // An answer that is refused on its way is for the client to notice.
         self.socket.send_to(&buffer[..length], from).ok();
         Ok(())

@@ -15,6 +15,12 @@ use egress_warden_tests::{Capture, Direction, Namespace, TestCgroup, World, cgro
 /// How long an attempt may take that nobody answers.
 const SHORT: Duration = Duration::from_millis(200);
 
+/// `sleep`, for longer than any test runs: it ends because it is killed.
+fn endless(mut sleep: Command) -> Command {
+    sleep.arg("1000");
+    sleep
+}
+
 #[test]
 fn hosts_reach_each_other_and_frames_are_counted() -> Result<()> {
     let world = World::new(&["job", "outside"])?;
@@ -126,13 +132,13 @@ fn a_panic_leaves_nothing_behind() -> Result<()> {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let world = World::new(&["job"]).expect("root");
         let cgroup = TestCgroup::new().expect("cgroup2");
-        child = cgroup.spawn(world.host("job").command("cat")).ok();
+        child = cgroup.spawn(endless(world.host("job").command("sleep"))).ok();
         path = Some(cgroup.path().to_owned());
         panic!("a test fails");
     }));
     assert!(caught.is_err());
     assert!(path.is_some_and(|path| !path.exists()));
-    assert!(!child.expect("cat starts").wait()?.success());
+    assert!(!child.expect("sleep starts").wait()?.success());
     let caught = catch_unwind(AssertUnwindSafe(|| router.enter(|| panic!("inside"))));
     assert!(caught.is_err(), "a panic inside a namespace has to pass on");
     Ok(())
@@ -158,9 +164,7 @@ fn a_cgroup_goes_with_what_runs_in_it_and_below_it() -> Result<()> {
     let cgroup = TestCgroup::new()?;
     let path = cgroup.path().to_owned();
     fs::create_dir_all(path.join("a/b"))?;
-    let mut command = Command::new("sleep");
-    command.arg("1000");
-    let mut child = cgroup.spawn(command)?;
+    let mut child = cgroup.spawn(endless(Command::new("sleep")))?;
     assert_eq!(cgroup.processes()?, [child.id()]);
     fs::write(path.join("a/b/cgroup.procs"), child.id().to_string())?;
     drop(cgroup);
@@ -176,13 +180,12 @@ const VICTIM: &str = "EGRESS_WARDEN_TEST_VICTIM";
 fn a_killed_test_leaves_no_cgroup() -> Result<()> {
     if env::var_os(VICTIM).is_some() {
         let cgroup = TestCgroup::new()?;
-        cgroup.spawn(Command::new("cat"))?.wait()?;
+        cgroup.spawn(endless(Command::new("sleep")))?.wait()?;
         bail!("{} outlived its cgroup", cgroup.path().display());
     }
     let mut victim = Command::new(env::current_exe()?)
         .args(["--exact", "a_killed_test_leaves_no_cgroup", "--nocapture"])
         .env(VICTIM, "1")
-        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()?;
     let path = cgroup2_mount()?.join(format!("egress-warden-test-{}-0", victim.id()));
