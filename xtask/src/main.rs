@@ -4,6 +4,7 @@ mod demo;
 mod run;
 mod setup;
 mod test;
+mod text;
 #[cfg_attr(not(test), expect(dead_code, reason = "the agent's build script uses the rest"))]
 mod toolchain;
 
@@ -19,7 +20,7 @@ struct Task {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TASKS: [Task; 4] = [
+const TASKS: [Task; 5] = [
     Task { name: "setup", summary: "make this machine ready", help: setup::HELP, run: setup::task },
     Task { name: "build", summary: "build target/release/egress-warden", help: BUILD_HELP, run: build },
     Task {
@@ -27,6 +28,12 @@ const TASKS: [Task; 4] = [
         summary: "run every test that needs no VM and no cluster",
         help: test::HELP,
         run: test::task,
+    },
+    Task {
+        name: "text",
+        summary: "check what must not stand in a committed file",
+        help: text::HELP,
+        run: text::task,
     },
     Task { name: "demo", summary: "show the main job on real traffic", help: DEMO_HELP, run: demo },
 ];
