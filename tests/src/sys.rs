@@ -1,0 +1,158 @@
+//! The few system calls that std does not offer. All `unsafe` of this crate's library is here and in the two
+//! `pre_exec` hooks.
+
+use std::ffi::{CString, c_int};
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Puts the calling thread into a new network namespace.
+pub(crate) fn unshare_net() -> io::Result<()> {
+    // SAFETY: takes no pointers; affects the calling thread only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Puts the calling thread into an existing network namespace. Async-signal-safe.
+pub(crate) fn set_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers; affects the calling thread only.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// The processors that the calling thread may run on.
+pub(crate) fn processors() -> io::Result<Vec<usize>> {
+    // SAFETY: a cpu_set_t is plain bits, for which all zeros is a value.
+    let mut set: libc::cpu_set_t = unsafe { zeroed() };
+    // SAFETY: the kernel writes at most the size that it is given into `set`.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) })?;
+    let count = usize::try_from(libc::CPU_SETSIZE).unwrap_or_default();
+    // SAFETY: every index is below CPU_SETSIZE.
+    Ok((0..count).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+}
+
+/// Ties the calling thread to one processor.
+pub(crate) fn pin(cpu: usize) -> io::Result<()> {
+    // SAFETY: a cpu_set_t is plain bits, for which all zeros is a value.
+    let mut set: libc::cpu_set_t = unsafe { zeroed() };
+    // SAFETY: the index comes from `processors`, so it is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the kernel reads the size that it is given from `set`.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
+}
+
+/// The number of an interface in the calling thread's network namespace.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name is a C string that outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// An AF_PACKET socket that sees every frame of one interface, in the calling thread's network namespace.
+pub(crate) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
+    // Protocol 0 keeps it deaf until it is bound; otherwise it would first collect frames of other interfaces.
+    // SAFETY: takes no pointers.
+    let raw = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let bytes: c_int = 64 << 20;
+    // SAFETY: the kernel reads the size that it is given from `bytes`.
+    check(unsafe {
+        libc::setsockopt(
+            raw,
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            length_of::<c_int>(),
+        )
+    })?;
+    // SAFETY: a sockaddr_ll is plain data, for which all zeros is a value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
+    address.sll_ifindex = interface.cast_signed();
+    // SAFETY: the kernel reads the size that it is given from `address`.
+    check(unsafe { libc::bind(raw, (&raw const address).cast(), length_of::<libc::sockaddr_ll>()) })?;
+    Ok(socket)
+}
+
+/// Receives one frame into `buffer`: its length, and whether this side sent it.
+pub(crate) fn receive_frame(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+    // SAFETY: a sockaddr_ll is plain data, for which all zeros is a value.
+    let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut from_length = length_of::<libc::sockaddr_ll>();
+    // SAFETY: both buffers are passed with their own sizes.
+    let length = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut from).cast(),
+            &raw mut from_length,
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    Ok((length, from.sll_pkttype == libc::PACKET_OUTGOING))
+}
+
+/// How many frames a packet socket lost since the last call, for want of room.
+pub(crate) fn frames_lost(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: a tpacket_stats is plain data, for which all zeros is a value.
+    let mut statistics: libc::tpacket_stats = unsafe { zeroed() };
+    let mut length = length_of::<libc::tpacket_stats>();
+    // SAFETY: the kernel writes at most `length` bytes into `statistics`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(statistics.tp_drops)
+}
+
+/// Waits until one of the descriptors can be read, and tells which can.
+pub(crate) fn wait_readable<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = descriptors.map(|descriptor| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let milliseconds =
+        timeout.map_or(-1, |timeout| c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX));
+    let count = libc::nfds_t::try_from(N).unwrap_or_default();
+    // SAFETY: `polled` has N entries.
+    match check(unsafe { libc::poll(polled.as_mut_ptr(), count, milliseconds) }) {
+        Ok(_) => Ok(polled.map(|entry| entry.revents != 0)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
+        Err(error) => Err(error),
+    }
+}
+
+/// Detaches the calling process from its terminal's signals. Async-signal-safe.
+pub(crate) fn new_session() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: takes no pointers and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,95 @@
+//! What each group of tasks needs, apart from the compiler of the kernel programs.
+
+use std::process::{Command, Stdio};
+
+use crate::run::has_program;
+
+/// What things are needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Building.
+    Build,
+    /// The tests on the real kernel.
+    Test,
+    /// The demo.
+    Demo,
+}
+
+impl Group {
+    /// Every group.
+    pub(crate) const ALL: [Group; 3] = [Group::Build, Group::Test, Group::Demo];
+
+    /// The group with this name on the command line.
+    pub(crate) fn from_name(name: &str) -> Option<Group> {
+        match name {
+            "build" => Some(Group::Build),
+            "test" => Some(Group::Test),
+            "demo" => Some(Group::Demo),
+            _ => None,
+        }
+    }
+}
+
+/// One thing that is needed.
+pub(crate) struct Need {
+    /// For what.
+    pub(crate) group: Group,
+    /// What it is.
+    pub(crate) what: &'static str,
+    /// Why it is needed, for the person who reads what is being installed.
+    pub(crate) why: &'static str,
+    /// How to see that it is there.
+    found: Found,
+    /// The Debian packages that bring it.
+    pub(crate) packages: &'static [&'static str],
+}
+
+enum Found {
+    Program(&'static str),
+    Python(&'static str),
+}
+
+impl Need {
+    /// Whether it is there.
+    pub(crate) fn is_met(&self) -> bool {
+        match self.found {
+            Found::Program(name) => has_program(name),
+            Found::Python(modules) => Command::new("python3")
+                .args(["-c", &format!("import {modules}")])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success()),
+        }
+    }
+}
+
+const fn program(
+    group: Group,
+    name: &'static str,
+    why: &'static str,
+    packages: &'static [&'static str],
+) -> Need {
+    Need { group, what: name, why, found: Found::Program(name), packages }
+}
+
+/// Everything.
+pub(crate) const ALL_NEEDS: [Need; 11] = [
+    program(Group::Build, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
+    program(Group::Test, "ip", "lays the wires between the tests' network namespaces", &["iproute2"]),
+    program(Group::Test, "setpriv", "runs a command with fewer capabilities", &["util-linux"]),
+    program(Group::Test, "capsh", "shows which capabilities a jailed command has left", &["libcap2-bin"]),
+    program(Group::Test, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
+    program(Group::Demo, "ip", "lays the wires between the demo's network namespaces", &["iproute2"]),
+    program(Group::Demo, "openssl", "makes the package index's certificate", &["openssl"]),
+    program(Group::Demo, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
+    program(Group::Demo, "nginx", "serves the package index with TLS", &["nginx-light"]),
+    program(Group::Demo, "tinyproxy", "the egress proxy", &["tinyproxy-bin"]),
+    Need {
+        group: Group::Demo,
+        what: "pip",
+        why: "the real client of the package index",
+        found: Found::Python("venv, ensurepip"),
+        packages: &["python3", "python3-venv", "python3-pip"],
+    },
+];
