@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rule};
 use egress_warden::ruleset::{Compiled, compile};
-use egress_warden_common::decide::Clock;
+use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::limits::MAX_QUARANTINE_RULES;
 use egress_warden_common::ruleset::{FLAG_AUDIT, FOREVER, HEADER_WORDS, LENGTH, MAGIC, NO_RULE, Ruleset};
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
@@ -22,8 +22,8 @@ const ICMPV6: u8 = 58;
 struct FixedClock(Option<u64>);
 
 impl Clock for FixedClock {
-    fn unix_seconds(&self) -> Option<u64> {
-        self.0
+    fn unix_seconds(&self) -> u64 {
+        self.0.unwrap_or(UNSYNCHRONISED)
     }
 }
 

@@ -18,8 +18,8 @@
 use crate::Address;
 use crate::limits::{MAX_BOUNDARIES, MAX_QUARANTINE_RULES};
 
-/// First word of every ruleset: a mark and the layout's version.
-pub const MAGIC: u64 = 0x4557_5253_0000_0000 | crate::ABI_VERSION as u64;
+/// First word of every ruleset: the layout's version.
+pub const VERSION: u64 = crate::ABI_VERSION as u64;
 /// Words of the header.
 pub const HEADER_WORDS: u32 = 16;
 /// Index of the word with the flags.
@@ -37,6 +37,8 @@ pub const LENGTH: u32 = 6;
 /// Index of the first quarantine rule; each takes two words.
 pub const QUARANTINE: u32 = 8;
 
+/// Stands in the upper half of the word with the flags, which every verdict reads.
+pub const FLAGS_MARK: u64 = 0x4557_5253_0000_0000;
 /// Flag: let through and count what enforce would have refused.
 pub const FLAG_AUDIT: u64 = 1;
 /// Flag: `loopback: allow`.
@@ -183,11 +185,12 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         self.words.word(self.base.wrapping_add(offset))
     }
 
-    /// The flags; `None` where no ruleset stands.
+    /// The flags; `None` where no ruleset stands. (Zeroed words have no mark: they must not be read as a policy.)
     #[inline(always)]
     #[must_use]
     pub fn flags(&self) -> Option<u64> {
-        self.word(FLAGS)
+        let word = self.word(FLAGS)?;
+        if word >> 32 == FLAGS_MARK >> 32 { Some(word & u32::MAX as u64) } else { None }
     }
 
     #[inline(always)]

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use egress_warden_common::decide::Clock;
+use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::ruleset::{
     CLASS_DENY, CLASS_INTERVALS, CLASSES, Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FLAGS,
-    FOREVER, HEADER_WORDS, INTERVALS, MAGIC, NO_RULE, QUARANTINE, Ruleset, V4, V6, interval_key,
+    FLAGS_MARK, FOREVER, HEADER_WORDS, INTERVALS, MAGIC, NO_RULE, QUARANTINE, Ruleset, V4, V6, interval_key,
 };
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
 use proptest::prelude::*;
@@ -17,8 +17,8 @@ const GRE: u8 = 47;
 struct FixedClock(Option<u64>);
 
 impl Clock for FixedClock {
-    fn unix_seconds(&self) -> Option<u64> {
-        self.0
+    fn unix_seconds(&self) -> u64 {
+        self.0.unwrap_or(UNSYNCHRONISED)
     }
 }
 
@@ -26,7 +26,7 @@ impl Clock for FixedClock {
 struct NoClock;
 
 impl Clock for NoClock {
-    fn unix_seconds(&self) -> Option<u64> {
+    fn unix_seconds(&self) -> u64 {
         panic!("nothing has a deadline here")
     }
 }
@@ -50,7 +50,7 @@ fn words(flags: u64) -> Vec<u64> {
 
     let mut words = vec![0; HEADER_WORDS as usize];
     words[0] = MAGIC;
-    words[FLAGS as usize] = flags;
+    words[FLAGS as usize] = FLAGS_MARK | flags;
     let mut part = |index: u32, count: usize, content: Vec<u64>| {
         words[index as usize] = (words.len() as u64) << 32 | count as u64;
         words.extend(content);

@@ -157,8 +157,8 @@ fn address_v4(ctx: &SockAddrContext) -> Address {
 fn address_v6(ctx: &SockAddrContext) -> Address {
     let context: *const bpf_sock_addr = ctx.sock_addr;
     // SAFETY: fields of the program's context, in network byte order; one by one, as the verifier rewrites each.
-    let word = |index: usize| u64::from(u32::from_be(unsafe {
-        core::ptr::read_volatile(&raw const (*context).user_ip6[index])
-    }));
+    let word = |index: usize| {
+        u64::from(u32::from_be(unsafe { core::ptr::read_volatile(&raw const (*context).user_ip6[index]) }))
+    };
     Address { high: word(0) << 32 | word(1), low: word(2) << 32 | word(3) }
 }

@@ -6,13 +6,13 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
+use egress_warden_common::decide::Clock;
 use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{SOCKET_INBOUND, SocketState, udp_flow_set};
 use egress_warden_common::{Address, Protocol, Verdict};
-use egress_warden_common::decide::Clock;
 
 use crate::connect::is_audit;
 use crate::maps::{SOCKETS, UDP_FLOWS};

@@ -5,11 +5,11 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
+use egress_warden_common::Address;
 use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UdpFlow, udp_flow_set};
-use egress_warden_common::Address;
 
 use crate::egress::full_socket;
 use crate::maps::{SOCKETS, UDP_FLOWS};

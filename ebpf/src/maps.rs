@@ -1,15 +1,15 @@
 //! The maps. Sizes are those of a node; `exec` shrinks them to one workload when it loads the object.
 
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type};
+use aya_ebpf::bindings::{
+    BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type,
+};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
-use egress_warden_common::state::{
-    Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
-};
+use egress_warden_common::state::{Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
 
 /// Cgroup id to slot.
 #[map]
@@ -29,7 +29,8 @@ pub(crate) static WORDS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 
 /// Addresses and uplinks of the workloads' own network namespaces.
 #[map]
-pub(crate) static LOCALS: HashMap<LocalKey, u8> = HashMap::with_max_entries(MAX_WORKLOADS * 16, BPF_F_NO_PREALLOC);
+pub(crate) static LOCALS: HashMap<LocalKey, u8> =
+    HashMap::with_max_entries(MAX_WORKLOADS * 16, BPF_F_NO_PREALLOC);
 
 /// Refused attempts by destination.
 #[map]
@@ -92,8 +93,9 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
     #[inline(always)]
     fn lookup(&self, socket: *mut c_void, flags: u64) -> Option<*mut T> {
         // SAFETY: the verifier accepts only a socket here, and knows the value's size from BTF.
-        let value =
-            unsafe { bpf_sk_storage_get(ptr::from_ref(self).cast_mut().cast(), socket, ptr::null_mut(), flags) };
+        let value = unsafe {
+            bpf_sk_storage_get(ptr::from_ref(self).cast_mut().cast(), socket, ptr::null_mut(), flags)
+        };
         if value.is_null() { None } else { Some(value.cast()) }
     }
 }

@@ -125,9 +125,7 @@ unsafe extern "C" fn judge_packet(
 
 #[inline(always)]
 fn reaches_itself(workload: &Workload, own_namespace: bool, destination: Address) -> bool {
-    destination.is_loopback()
-        || destination.is_unspecified()
-        || (own_namespace && workload.owns(destination))
+    destination.is_loopback() || destination.is_unspecified() || (own_namespace && workload.owns(destination))
 }
 
 #[inline(always)]

@@ -31,7 +31,13 @@ const NO_ADDRESS: Address = Address { high: 0, low: 0 };
 impl Attempt {
     /// One whose source is not chosen yet.
     #[inline(always)]
-    pub(crate) fn unsent(destination: Address, protocol: u8, port: u16, verdict: Verdict, process: Process) -> Self {
+    pub(crate) fn unsent(
+        destination: Address,
+        protocol: u8,
+        port: u16,
+        verdict: Verdict,
+        process: Process,
+    ) -> Self {
         Self {
             source: NO_ADDRESS,
             destination,
@@ -113,8 +119,15 @@ fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
         atomic::store(window_place(state, number), now);
         atomic::load(&raw const (*state).forgiven)
     };
-    let mut window =
-        Window { state, now, count: number + 1, forgiven, ruleset: workload.binding.ruleset, audit, crossed: false };
+    let mut window = Window {
+        state,
+        now,
+        count: number + 1,
+        forgiven,
+        ruleset: workload.binding.ruleset,
+        audit,
+        crossed: false,
+    };
     // SAFETY: `step` has the signature that `bpf_loop` calls, with the pointer given here.
     unsafe { bpf_loop(MAX_QUARANTINE_RULES as u32, step as *mut c_void, (&raw mut window).cast(), 0) };
     window.crossed
@@ -143,7 +156,9 @@ unsafe extern "C" fn step(index: u64, window: *mut c_void) -> i64 {
     }
     // SAFETY: `state` points at a live map value.
     let first = unsafe { atomic::load(window_place(window.state, window.count.wrapping_sub(needed))) };
-    if window.now.saturating_sub(first) <= within && fire(window.state, index as u32, window.now, window.audit) {
+    if window.now.saturating_sub(first) <= within
+        && fire(window.state, index as u32, window.now, window.audit)
+    {
         window.crossed = true;
     }
     0
@@ -163,7 +178,8 @@ unsafe fn window_place(state: *mut State, number: u64) -> *mut u64 {
 fn fire(state: *mut State, rule: u32, now: u64, audit: bool) -> bool {
     // SAFETY: `state` points at a live map value.
     unsafe {
-        let field = if audit { &raw mut (*state).would_quarantine_at } else { &raw mut (*state).quarantined_at };
+        let field =
+            if audit { &raw mut (*state).would_quarantine_at } else { &raw mut (*state).quarantined_at };
         if !atomic::set_if_zero(field, now) {
             return false;
         }

@@ -256,7 +256,7 @@ impl Plan {
 
     /// Maps that are defined by BTF, socket storage among them, need BTF, and BTF is made from debug information.
     fn rustflags(&self) -> OsString {
-        let mut flags = OsString::from("-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Clinker=");
+        let mut flags = OsString::from("-Ctarget-cpu=v3\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Clinker=");
         flags.push(&self.linker);
         flags
     }

@@ -37,7 +37,9 @@ fn nightly_with_source_wins_and_builds_core_itself() {
         invocation.env,
         [(
             "CARGO_ENCODED_RUSTFLAGS",
-            OsString::from("-Cdebuginfo=2\u{1f}-Clink-arg=--btf\u{1f}-Clinker=/tools/22/bpf-linker")
+            OsString::from(
+                "-Ctarget-cpu=v3\u{1f}-Cdebuginfo=2\u{1f}-Clink-arg=--btf\u{1f}-Clinker=/tools/22/bpf-linker"
+            )
         )]
     );
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::allowlist::{self, AllowlistSet, Diagnostic, Format, Severity, counts, prefixes, render, visible};
 use crate::policy::{Mode, Policy};
+use crate::ruleset::compile;
 
 /// Validate allowlists and print what they compile to
 ///
@@ -26,6 +27,16 @@ pub struct CheckArgs {
 
 /// Says how large a policy is once compiled, or why it cannot be.
 pub type Measure<'a> = dyn Fn(&Policy) -> Result<String, String> + 'a;
+
+/// The size of a policy's ruleset, as `check` prints it.
+///
+/// # Errors
+/// What does not fit, and what to do.
+pub fn compiled_size(policy: &Policy) -> Result<String, String> {
+    let compiled = compile(policy).map_err(|error| error.to_string())?;
+    let kib = (compiled.words.len() * size_of::<u64>()).div_ceil(1024);
+    Ok(format!("{kib} KiB"))
+}
 
 /// What a check ends with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,16 @@ mod target;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use egress_warden_common::decide::Clock;
+use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::allowlist::{self, AllowlistSet, Format, render};
+use crate::kernel::clock::HostClock;
 use crate::policy::{Mode, Origin, Policy, Rule};
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::{NearestMiss, nearest};
@@ -58,6 +61,47 @@ pub trait Allowlists {
     fn destinations(&self) -> Vec<Rule>;
     /// The entries by name of the Destinations documents that this policy allows.
     fn domains(&self, policy: &str) -> Vec<DomainEntry>;
+}
+
+impl Allowlists for AllowlistSet {
+    fn policy(&self, name: &str) -> Option<Policy> {
+        Self::policy(self, name)
+    }
+
+    fn policies(&self) -> Vec<String> {
+        Self::policies(self).into_iter().map(str::to_owned).collect()
+    }
+
+    fn destinations(&self) -> Vec<Rule> {
+        Self::destinations(self).iter().flat_map(|document| document.rules.clone()).collect()
+    }
+
+    fn domains(&self, policy: &str) -> Vec<DomainEntry> {
+        let _ = policy;
+        Vec::new()
+    }
+}
+
+/// Reads the allowlists, answers on standard output, and returns the exit code.
+#[must_use]
+pub fn main(args: &ExplainArgs) -> ExitCode {
+    let set = match allowlist::load(&args.allowlists) {
+        Ok(set) => set,
+        Err(diagnostics) => {
+            eprint!("{}", render(&diagnostics, Format::Text));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(args, &set, &HostClock) {
+        Ok(explanation) => {
+            println!("{explanation}");
+            ExitCode::from(explanation.exit_code())
+        }
+        Err(error) => {
+            eprintln!("egress-warden: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// An entry of a Destinations document by name.
@@ -265,8 +309,8 @@ fn deadline(policy: &Policy, verdict: &Verdict, clock: &impl Clock) -> Option<St
             let until = point_in_time(rule.expires?);
             let entry = format!("{} ({})", rule.origin, rule.destinations);
             Some(match clock.unix_seconds() {
-                Some(_) => format!("{entry} expired at {until}"),
-                None => format!(
+                now if now != UNSYNCHRONISED => format!("{entry} expired at {until}"),
+                _ => format!(
                     "{entry} has the deadline {until}, but the clock of this host is not synchronised: until it is, \
                      entries with a deadline are closed; start a time service (NTP)"
                 ),

@@ -1,4 +1,5 @@
 //! What people type.
+#![forbid(unsafe_code)]
 
 pub mod check;
 pub mod exec;
@@ -47,7 +48,7 @@ pub fn main() -> ExitCode {
             }
             std::process::exit(exec::exec(args))
         }
-        Command::Explain(args) => explain::run(&args),
+        Command::Explain(args) => explain::main(&args),
     }
 }
 

@@ -29,13 +29,17 @@ pub enum CgroupError {
     )]
     OnlyV1,
     /// The caller's cgroup is not visible through any mount.
-    #[error("the caller's cgroup {own} is outside every cgroup2 mount; mount cgroup2 in this cgroup namespace")]
+    #[error(
+        "the caller's cgroup {own} is outside every cgroup2 mount; mount cgroup2 in this cgroup namespace"
+    )]
     Outside {
         /// As the kernel names it.
         own: String,
     },
     /// A container's usual state.
-    #[error("{path} is read-only; in a container, mount cgroup2 read-write (mount -o remount,rw) or run on the host")]
+    #[error(
+        "{path} is read-only; in a container, mount cgroup2 read-write (mount -o remount,rw) or run on the host"
+    )]
     ReadOnly {
         /// The caller's cgroup.
         path: PathBuf,
@@ -47,7 +51,9 @@ pub enum CgroupError {
         path: PathBuf,
     },
     /// Threaded cgroups hold threads, not processes.
-    #[error("{path} is in a threaded cgroup subtree ({kind}), where a process cannot be confined; run from another")]
+    #[error(
+        "{path} is in a threaded cgroup subtree ({kind}), where a process cannot be confined; run from another"
+    )]
     Threaded {
         /// The new cgroup.
         path: PathBuf,
@@ -79,6 +85,7 @@ fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cgroup
 /// A cgroup of ours. Dropping it kills what is in it and removes it; so does the janitor, if nobody is left to drop it.
 #[derive(Debug)]
 pub struct Cgroup {
+    mount: PathBuf,
     path: PathBuf,
     id: u64,
     dir: File,
@@ -91,7 +98,7 @@ impl Cgroup {
     /// Starts a process (the janitor), so it must come before [`super::jail::Jail::spawn`], which leaves this process
     /// unable to start any.
     pub fn create() -> Result<Self, CgroupError> {
-        let parent = own_cgroup()?;
+        let (mount, parent) = own_cgroup()?;
         let path = parent.join(format!("egress-warden-exec.{}", std::process::id()));
         // First the janitor: a cgroup without one would stay after a SIGKILL of this process.
         let janitor = Janitor::start(&path).map_err(io_error("start the janitor of", &path))?;
@@ -102,7 +109,7 @@ impl Cgroup {
             Ok((dir, id))
         };
         let (dir, id) = open().map_err(io_error("open", &path))?;
-        let cgroup = Self { path, id, dir, janitor: Some(janitor) };
+        let cgroup = Self { mount, path, id, dir, janitor: Some(janitor) };
         match fs::read_to_string(cgroup.path.join("cgroup.type")) {
             Ok(kind) if kind.trim() != "domain" => {
                 Err(CgroupError::Threaded { path: cgroup.path.clone(), kind: kind.trim().to_owned() })
@@ -115,6 +122,18 @@ impl Cgroup {
     /// Where it is, in the mounts of this process.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where cgroup2 is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Its path under the mount, which is how a workload outside Kubernetes is named.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let below = self.path.strip_prefix(&self.mount).unwrap_or(&self.path);
+        format!("/{}", below.display())
     }
 
     /// The id by which BPF programs know it.
@@ -164,7 +183,8 @@ fn make_directory(parent: &Path, path: &Path) -> Result<(), CgroupError> {
 }
 
 /// The directory of the caller's own cgroup.
-fn own_cgroup() -> Result<PathBuf, CgroupError> {
+/// The mount of cgroup2, and in it the caller's own cgroup.
+fn own_cgroup() -> Result<(PathBuf, PathBuf), CgroupError> {
     let read = |file: &str| fs::read(file).map_err(io_error("read", Path::new(file)));
     let mounts = mountinfo::parse(&read("/proc/self/mountinfo")?);
     let membership = read("/proc/self/cgroup")?;
@@ -179,7 +199,7 @@ fn own_cgroup() -> Result<PathBuf, CgroupError> {
     let climbs = own.starts_with("/..");
     of_v2
         .filter(|_| !climbs)
-        .find_map(|mount| mountinfo::through(mount, Path::new(own)))
+        .find_map(|mount| Some((mount.point.clone(), mountinfo::through(mount, Path::new(own))?)))
         .ok_or_else(|| CgroupError::Outside { own: own.to_owned() })
 }
 
@@ -215,7 +235,9 @@ pub(super) fn destroy(path: &Path, deadline: Instant) -> Result<(), CgroupError>
 fn kill_all(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         // Kernels before 5.14.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => kill_each(path),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            kill_each(path)
+        }
         done => done,
     }
 }

@@ -10,15 +10,18 @@ use std::ffi::OsString;
 
 pub mod caps;
 pub mod cgroup;
+pub mod events;
 mod init;
-mod janitor;
 pub mod jail;
+mod janitor;
 mod message;
 mod mountinfo;
 mod mounts;
+pub mod run;
 mod seccomp;
 mod signals;
 mod stdio;
+pub mod summary;
 pub mod supervise;
 mod terminal;
 

@@ -158,8 +158,8 @@ fn verify() -> Result<(), MountError> {
     });
     match left {
         None => Ok(()),
-        Some(mount) => Err(failed(format!("hide {} ({})", mount.point.display(), mount.kind))(io::Error::other(
-            "it is still there",
-        ))),
+        Some(mount) => Err(failed(format!("hide {} ({})", mount.point.display(), mount.kind))(
+            io::Error::other("it is still there"),
+        )),
     }
 }

@@ -103,9 +103,10 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let policy = choose(&set, options)?;
     let compiled = compile(&policy)?;
     let namespace = OwnNamespace::of_caller()?;
-    let events = options.events.as_ref().map(|path| {
-        events::create(path).map_err(|source| ExecError::Events { path: path.clone(), source })
-    });
+    let events = options
+        .events
+        .as_ref()
+        .map(|path| events::create(path).map_err(|source| ExecError::Events { path: path.clone(), source }));
     let events = events.transpose()?;
 
     let cgroup = Cgroup::create()?;
@@ -113,8 +114,15 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
     let workload = cgroup.name();
     let origin = events::Origin { workload, clock_offset: wall_clock()?.offset };
-    let mut session =
-        Session { enforcer, compiled: &compiled, events, origin, clock, culprits: Culprits::default(), failure: None };
+    let mut session = Session {
+        enforcer,
+        compiled: &compiled,
+        events,
+        origin,
+        clock,
+        culprits: Culprits::default(),
+        failure: None,
+    };
 
     let (started, started_at) = (Instant::now(), boot_ns()?);
     let mut running = Jail::spawn(&cgroup, &options.command, &options.keep_caps)?;

@@ -215,11 +215,20 @@ impl Summary<'_> {
 
     fn write_losses(&self, out: &mut String) -> fmt::Result {
         let losses = [
-            (self.state.records_lost, "records were not written (limited to 100 a second); counts are complete"),
-            (self.state.destinations_lost, "attempts went to destinations beyond the table; totals are complete"),
+            (
+                self.state.records_lost,
+                "records were not written (limited to 100 a second); counts are complete",
+            ),
+            (
+                self.state.destinations_lost,
+                "attempts went to destinations beyond the table; totals are complete",
+            ),
             (self.state.replies_refused, "answers to callers from outside were refused"),
             (self.state.forged_dropped, "packets with a foreign source were dropped on loopback"),
-            (self.state.udp_flows_evicted, "inbound UDP flows were pushed out by newer ones of the same socket"),
+            (
+                self.state.udp_flows_evicted,
+                "inbound UDP flows were pushed out by newer ones of the same socket",
+            ),
             (self.state.storage_failed, "sockets got no storage and were judged packet by packet"),
         ];
         for (count, what) in losses.iter().filter(|(count, _)| *count > 0) {
@@ -229,8 +238,12 @@ impl Summary<'_> {
     }
 
     fn write_suggestion(&self, out: &mut String) -> fmt::Result {
-        let attempts: Vec<Attempt> =
-            self.refused.iter().filter(|(key, _)| could_be_allowed(key.reason)).filter_map(|(key, _)| attempt(key)).collect();
+        let attempts: Vec<Attempt> = self
+            .refused
+            .iter()
+            .filter(|(key, _)| could_be_allowed(key.reason))
+            .filter_map(|(key, _)| attempt(key))
+            .collect();
         let suggestion = suggest_entries(&attempts);
         if suggestion.yaml.is_empty() {
             return Ok(());

@@ -70,7 +70,8 @@ impl ClockWatch {
     /// Begins to watch.
     pub fn new() -> Result<Self, KernelError> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, flags).map_err(|error| failed("timerfd", error))?;
+        let timer =
+            TimerFd::new(TimerClock::CLOCK_REALTIME, flags).map_err(|error| failed("timerfd", error))?;
         let watch = Self { timer };
         watch.arm()?;
         Ok(watch)

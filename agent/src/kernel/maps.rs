@@ -39,7 +39,8 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, KernelError> {
         let Map::Array(words) = take(ebpf, "WORDS")? else { return Err(KernelError::Missing("WORDS")) };
-        let length = words.info().map_err(KernelError::map("WORDS"))?.max_entries() as usize * size_of::<u64>();
+        let length =
+            words.info().map_err(KernelError::map("WORDS"))?.max_entries() as usize * size_of::<u64>();
         // SAFETY: the mapping holds the map; nobody else in this process writes to it, and the programs only read it.
         let words = unsafe { MmapOptions::new().len(length).map_mut(words.fd().as_fd().as_raw_fd()) }
             .map_err(|source| KernelError::Mapping { map: "WORDS", source })?;

@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nameindex;
 
-use super::KernelError;
+use super::{KernelError, Probe};
 
 /// Linux's `SO_NETNS_COOKIE`; the libc crate does not name it on every target.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -52,12 +53,28 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::Namespace { what, source }
 }
 
-// Process 1's namespace stands for the host's. Inside a container that is the container's own: then loopback needs a
-// word in the policy although it need not, which is the safe way to be wrong.
+/// Number of the first network namespace, fixed since [`FIXED_NUMBERS`] (include/uapi/linux/nsfs.h).
+const FIRST_NUMBER: u64 = 0xEFFF_FFF9;
+/// The first release with fixed numbers.
+const FIXED_NUMBERS: (u32, u32) = (6, 18);
+
+// Where the number does not tell, process 1's namespace stands for the host's; inside a container that is the
+// container's own. Where that cannot be read either, the answer is "host": then loopback needs a word in the policy
+// although it need not, which is the safe way to be wrong.
 fn is_host() -> Result<bool, KernelError> {
-    let own = fs::read_link("/proc/self/ns/net").map_err(failed("/proc/self/ns/net"))?;
-    let first = fs::read_link("/proc/1/ns/net").map_err(failed("/proc/1/ns/net"))?;
-    Ok(own == first)
+    let own = fs::metadata("/proc/self/ns/net").map_err(failed("/proc/self/ns/net"))?.ino();
+    let first = fs::metadata("/proc/1/ns/net").ok().map(|namespace| namespace.ino());
+    Ok(is_host_number(own, first, Probe::new()?.version()))
+}
+
+fn is_host_number(own: u64, of_process_1: Option<u64>, kernel: (u32, u32)) -> bool {
+    if own == FIRST_NUMBER {
+        return true;
+    }
+    match of_process_1 {
+        Some(first) => own == first,
+        None => kernel < FIXED_NUMBERS,
+    }
 }
 
 fn cookie() -> Result<u64, KernelError> {
@@ -84,4 +101,18 @@ fn cookie() -> Result<u64, KernelError> {
         return Err(failed("SO_NETNS_COOKIE")(io::Error::last_os_error()));
     }
     Ok(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_is_the_host() {
+        assert!(is_host_number(FIRST_NUMBER, None, (6, 18)));
+        assert!(is_host_number(4_026_531_840, Some(4_026_531_840), (6, 1)));
+        assert!(!is_host_number(4_026_532_300, Some(4_026_531_840), (6, 1)));
+        assert!(!is_host_number(4_026_532_300, None, (6, 18)));
+        assert!(is_host_number(4_026_532_300, None, (6, 1)));
+    }
 }

@@ -25,17 +25,21 @@ impl Probe {
         })
     }
 
+    /// Major and minor number of the release; (0, 0) where it has none.
+    pub(super) fn version(&self) -> (u32, u32) {
+        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+            _ => (0, 0),
+        }
+    }
+
     /// Refuses where enforcement would be a fiction. A release that cannot be read is not "new enough".
     pub fn check(&self) -> Result<(), KernelError> {
         if !self.root {
             return Err(KernelError::NotPermitted);
         }
-        let mut numbers = self.release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-        let version = match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
-            _ => (0, 0),
-        };
-        if version < MINIMUM_KERNEL {
+        if self.version() < MINIMUM_KERNEL {
             let (major, minor) = MINIMUM_KERNEL;
             return Err(KernelError::TooOld {
                 found: self.release.clone(),

@@ -2,8 +2,8 @@
 
 use egress_warden_common::ruleset::{
     CLASS_DENY, CLASS_INTERVALS, CLASS_NONE, CLASSES, FLAG_AUDIT, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY,
-    FLAGS, HEADER_WORDS, INTERVAL_WORDS, INTERVALS, LENGTH, MAGIC, QUARANTINE, V4, V6, V6_WORDS,
-    interval_key,
+    FLAGS, FLAGS_MARK, HEADER_WORDS, INTERVAL_WORDS, INTERVALS, LENGTH, QUARANTINE, V4, V6, V6_WORDS,
+    VERSION, interval_key,
 };
 
 use super::intervals::Interval;
@@ -68,7 +68,7 @@ fn interval(interval: &Interval) -> [u64; INTERVAL_WORDS as usize] {
 }
 
 fn header(policy: &Policy, words: &mut [u64]) {
-    words[0] = MAGIC;
+    words[0] = VERSION;
     let mode = match policy.mode {
         Mode::Enforce => 0,
         Mode::Audit => FLAG_AUDIT,
@@ -78,7 +78,7 @@ fn header(policy: &Policy, words: &mut [u64]) {
         Loopback::Allow => FLAG_LOOPBACK_ALLOW,
         Loopback::Deny => FLAG_LOOPBACK_DENY,
     };
-    words[FLAGS as usize] = mode | loopback;
+    words[FLAGS as usize] = FLAGS_MARK | mode | loopback;
     words[LENGTH as usize] = words.len() as u64;
     let rules = words[QUARANTINE as usize..HEADER_WORDS as usize].chunks_exact_mut(2);
     for (place, rule) in rules.zip(&policy.quarantine) {

@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use egress_warden_common::decide::Clock;
+use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::reason::IPPROTO_TCP;
 use egress_warden_common::{Facts, Reason, Route, decide};
 use ipnet::{IpNet, Ipv4Net};
@@ -12,8 +12,8 @@ use crate::policy::{Deny, PortRange, Quarantine, Rule};
 struct NoClock;
 
 impl Clock for NoClock {
-    fn unix_seconds(&self) -> Option<u64> {
-        None
+    fn unix_seconds(&self) -> u64 {
+        UNSYNCHRONISED
     }
 }
 

@@ -7,8 +7,8 @@ use crate::ruleset::testing::{policy, rule};
 struct FixedClock(Option<u64>);
 
 impl Clock for FixedClock {
-    fn unix_seconds(&self) -> Option<u64> {
-        self.0
+    fn unix_seconds(&self) -> u64 {
+        self.0.unwrap_or(UNSYNCHRONISED)
     }
 }
 
