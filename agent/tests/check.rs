@@ -309,7 +309,7 @@ fn a_hundred_thousand_prefixes_load_fast() {
     let mut list = String::new();
     for number in 0..100_000_u32 {
         let address =
-            std::net::Ipv4Addr::from_bits(number.wrapping_mul(0x9e37_79b1) & 0xffff_ff00 | number % 256);
+            std::net::Ipv4Addr::from_bits(number.wrapping_mul(0x9e37_79b1) & 0xffff_ff00 | (number % 256));
         list.push_str(&format!("{address}/32\n"));
     }
     fs::write(directory.path().join("list.txt"), list).unwrap();

@@ -35,7 +35,7 @@ pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, BadCidr> {
     };
     let length = match length.parse::<u8>() {
         // `parse` takes `+8` and `08`, which other readers do not.
-        Ok(number) if number <= most && number.to_string() == length => number,
+        Ok(number) if number <= most && (length == "0" || !length.starts_with(['+', '0'])) => number,
         _ => {
             let message = format!("{} has no prefix length from 0 to {most} after the `/`", shorten(text));
             return Err(BadCidr::new(message, None));
