@@ -32,8 +32,8 @@ fn lines(file: u32, context: &mut Context) -> Vec<Located<IpNet>> {
     let Context { sources, report } = context;
     let mut cidrs: Vec<Located<IpNet>> = Vec::new();
     for (index, line) in sources.text(file).lines().enumerate() {
-        let content = line.split_once('#').map_or(line, |(before, _)| before).trim_end();
-        let text = content.trim_start();
+        let content = line.split_once('#').map_or(line, |(before, _)| before).trim_ascii_end();
+        let text = content.trim_ascii_start();
         if text.is_empty() {
             continue;
         }
