@@ -321,3 +321,41 @@ fn a_hundred_thousand_prefixes_load_fast() {
     assert!(rules[0].cidrs.len() > 99_000, "{}", rules[0].cidrs.len());
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+#[test]
+fn an_empty_set_is_an_error() {
+    let outcome = run(&[], Format::Text);
+    assert!(!outcome.good);
+    assert!(outcome.errors.starts_with(".:1:1: error: no path was given"), "{}", outcome.errors);
+}
+
+/// How Kubernetes mounts a ConfigMap: links into a hidden directory that is swapped as a whole.
+#[test]
+fn a_config_map_is_a_directory_like_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let hidden = directory.path().join("..2026_01_01");
+    fs::create_dir(&hidden).unwrap();
+    std::os::unix::fs::symlink("..2026_01_01", directory.path().join("..data")).unwrap();
+    for name in ["a.yaml", "list.txt"] {
+        fs::copy(golden().join("cidrs-from-duplicates").join(name), hidden.join(name)).unwrap();
+        std::os::unix::fs::symlink(Path::new("..data").join(name), directory.path().join(name)).unwrap();
+    }
+    let set = allowlist::load(&[directory.path().to_owned()]).unwrap();
+    assert_eq!(set.policies(), ["training"]);
+    assert_eq!(set.destinations()[0].origin.file, directory.path().join("a.yaml"));
+}
+
+#[derive(clap::Parser)]
+struct Command {
+    #[command(flatten)]
+    check: CheckArgs,
+}
+
+#[test]
+fn the_command_line_asks_for_a_path() {
+    use clap::Parser as _;
+    assert!(Command::try_parse_from(["check"]).is_err());
+    let command = Command::try_parse_from(["check", "a", "b", "--format", "sarif"]).unwrap();
+    assert_eq!(command.check.paths, ["a", "b"].map(PathBuf::from));
+    assert_eq!(command.check.format, Format::Sarif);
+}

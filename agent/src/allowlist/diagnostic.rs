@@ -45,6 +45,20 @@ pub struct Diagnostic {
     pub source_line: Option<String>,
 }
 
+impl Diagnostic {
+    /// An error that has no file to point into.
+    pub(crate) fn without_file(message: &str) -> Self {
+        Self {
+            severity: Severity::Error,
+            origin: Origin { file: ".".into(), line: 1, column: 1 },
+            length: 1,
+            message: message.to_owned(),
+            help: None,
+            source_line: None,
+        }
+    }
+}
+
 /// A diagnostic whose place is still a span.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Finding {
