@@ -1,11 +1,11 @@
 //! `cidrsFrom`: a file with one CIDR a line.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use ipnet::IpNet;
 
 use super::Context;
+use super::diagnostic::Report;
 use super::network::parse_cidr;
 use super::scalar::raw_text;
 use super::source::{Located, Span};
@@ -32,8 +32,8 @@ fn lines(file: u32, context: &mut Context) -> Vec<Located<IpNet>> {
     let Context { sources, report } = context;
     let mut cidrs: Vec<Located<IpNet>> = Vec::new();
     for (index, line) in sources.text(file).lines().enumerate() {
-        let content = line.split_once('#').map_or(line, |(before, _)| before).trim_end();
-        let text = content.trim_start();
+        let content = line.split_once('#').map_or(line, |(before, _)| before).trim_ascii_end();
+        let text = content.trim_ascii_start();
         if text.is_empty() {
             continue;
         }
@@ -49,14 +49,18 @@ fn lines(file: u32, context: &mut Context) -> Vec<Located<IpNet>> {
             }
         }
     }
-    // Such files are generated, often joined from several; twice the same is harmless, but somebody should know.
-    let mut first = HashMap::with_capacity(cidrs.len());
-    cidrs.retain(|cidr| {
-        let line = *first.entry(cidr.value).or_insert(cidr.at.line);
-        if line != cidr.at.line {
-            report.warning(cidr.at, format!("the same CIDR as in line {line}"));
-        }
-        line == cidr.at.line
-    });
+    drop_duplicates(&mut cidrs, report);
     cidrs
+}
+
+/// Such files are generated, often joined from several; twice the same is harmless, but somebody should know.
+fn drop_duplicates(cidrs: &mut Vec<Located<IpNet>>, report: &mut Report) {
+    cidrs.sort_unstable_by_key(|cidr| (cidr.value, cidr.at.line));
+    cidrs.dedup_by(|next, kept| {
+        let same = next.value == kept.value;
+        if same {
+            report.warning(next.at, format!("the same CIDR as in line {}", kept.at.line));
+        }
+        same
+    });
 }

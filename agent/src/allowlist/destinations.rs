@@ -137,15 +137,12 @@ fn target(fields: &Fields<'_>, context: &mut Context) -> Option<Target> {
             .error(pair.key_at, format!("`{}` comes later", pair.key))
             .help("for now name the addresses with `cidrs`");
     }
-    let (&first, others) = match written.split_first() {
-        Some(split) => split,
-        None => {
-            if later.is_empty() {
-                let message = "an entry of `to` needs one of `cidrs`, `cidrsFrom`, `domains`";
-                context.report.error(fields.at(), message);
-            }
-            return None;
+    let Some((&first, others)) = written.split_first() else {
+        if later.is_empty() {
+            let message = "an entry of `to` needs one of `cidrs`, `cidrsFrom`, `domains`";
+            context.report.error(fields.at(), message);
         }
+        return None;
     };
     for other in others {
         let message = format!("`{}` beside `{}`: an entry has exactly one of the two", other.key, first.key);

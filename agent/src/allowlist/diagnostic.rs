@@ -1,12 +1,10 @@
 //! What is wrong, where, and what to do about it.
 
-use std::collections::HashSet;
-
 use super::source::{Sources, Span};
 use crate::policy::Origin;
 
 /// More findings than this in one file help nobody: a list of addresses that is no list has one for each line.
-const MAX_FINDINGS_PER_FILE: usize = 200;
+const MAX_FINDINGS_PER_FILE: usize = 1000;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +43,22 @@ pub struct Diagnostic {
     pub source_line: Option<String>,
 }
 
+impl Diagnostic {
+    /// An error that has no file to point into.
+    pub(crate) fn without_file(message: &str) -> Self {
+        Self {
+            severity: Severity::Error,
+            origin: Origin { file: ".".into(), line: 1, column: 1 },
+            length: 1,
+            message: message.to_owned(),
+            help: None,
+            source_line: None,
+        }
+    }
+}
+
 /// A diagnostic whose place is still a span.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(crate) struct Finding {
     severity: Severity,
     at: Span,
@@ -90,24 +102,20 @@ impl Report {
 
     /// Everything found, sorted by file and place, each once, with the lines meant.
     pub(crate) fn into_diagnostics(mut self, sources: &Sources) -> Vec<Diagnostic> {
-        let mut seen = HashSet::new();
-        self.findings.retain(|finding| seen.insert(finding.clone()));
-        self.findings.sort_by(|a, b| {
-            (sources.path(a.at), a.at, a.severity, &a.message).cmp(&(
-                sources.path(b.at),
-                b.at,
-                b.severity,
-                &b.message,
-            ))
-        });
+        // By path, not by number: two entries may name one file, which is then read twice and found wrong twice.
+        let place = |finding: &Finding| (sources.path(finding.at), finding.at.line, finding.at.column);
+        self.findings
+            .sort_by(|a, b| (place(a), a.severity, &a.message).cmp(&(place(b), b.severity, &b.message)));
+        self.findings
+            .dedup_by(|a, b| place(a) == place(b) && a.severity == b.severity && a.message == b.message);
         let mut diagnostics = Vec::with_capacity(self.findings.len());
-        for findings in self.findings.chunk_by(|a, b| a.at.file == b.at.file) {
+        for findings in self.findings.chunk_by(|a, b| sources.path(a.at) == sources.path(b.at)) {
             let lines = sources.lines(findings[0].at.file);
             // Where warnings crowd a file, they must not push its errors out.
             let mut kept: Vec<&Finding> = findings.iter().collect();
             kept.sort_by_key(|finding| finding.severity);
             let dropped = kept.split_off(kept.len().min(MAX_FINDINGS_PER_FILE));
-            kept.sort_by_key(|finding| finding.at);
+            kept.sort_by_key(|finding| (finding.at.line, finding.at.column));
             diagnostics.extend(kept.iter().map(|finding| finding.diagnostic(sources, &lines)));
             if let Some(first) = dropped.first() {
                 let message = format!("{} more like these in this file are not shown", dropped.len());

@@ -51,7 +51,7 @@ fn query_type(node: &Node, report: &mut Report) -> Option<String> {
         _ if text.eq_ignore_ascii_case("any") => finding.help("write out the types that are needed"),
         Some(name) => finding.help(format!("did you mean {name}?")),
         None => {
-            finding.help("write its name in capitals, such as AAAA, or TYPE and its number, such as TYPE65")
+            finding.help("write its name in capitals, such as AAAA, or TYPE and its number, such as TYPE65");
         }
     }
     None

@@ -160,7 +160,7 @@ fn protocol(node: &Node, report: &mut Report) -> Option<u32> {
         match nearest(text, PROTOCOLS.iter().map(|(name, _)| *name)) {
             Some(name) => finding.help(format!("did you mean {name}?")),
             None if text == "255" => {
-                finding.help("255 would allow every protocol; name the ones that are needed")
+                finding.help("255 would allow every protocol; name the ones that are needed");
             }
             None => finding.help(format!("known names: {}", PROTOCOLS.map(|(name, _)| name).join(", "))),
         }

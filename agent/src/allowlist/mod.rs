@@ -1,9 +1,9 @@
 //! Allowlists: what operators write, read strictly.
 //!
-//! The way of a text: [`source`] reads the files, [`tree`] makes nodes that know their place, [`document`],
-//! [`destinations`] and [`egress_policy`] validate each document by itself, [`references`] the set as a whole, and
-//! [`set`] turns it into [`crate::policy`]. Every stage reports into one [`Report`], so that all that is wrong with a
-//! set is told in one run; a set with an error yields no policy at all.
+//! The way of a text: `source` reads the files, `tree` makes nodes that know their place, `document`, `destinations`
+//! and `egress_policy` validate each document by itself, `references` the set as a whole, and `set` turns it into
+//! [`crate::policy`]. Every stage reports into one `Report`, so that all that is wrong with a set is told in one run; a
+//! set with an error yields no policy at all.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -50,6 +50,11 @@ struct Context {
 ///
 /// Everything that is wrong, sorted by file and line, warnings included, as soon as there is one error.
 pub fn load(paths: &[PathBuf]) -> Result<AllowlistSet, Vec<Diagnostic>> {
+    if paths.is_empty() {
+        return Err(vec![Diagnostic::without_file(
+            "no path was given: name a file or a directory with allowlists",
+        )]);
+    }
     let mut context = Context::default();
     let documents = read(paths, &mut context);
     references::check(&documents, &mut context);
@@ -80,10 +85,6 @@ fn read(paths: &[PathBuf], context: &mut Context) -> Documents {
     }
     if documents.is_empty() && context.report.errors() == 0 {
         let at = source::Span::start(files.first().copied().unwrap_or_default());
-        if files.is_empty() {
-            // Only without a single path; the command line asks for one.
-            return documents;
-        }
         context.report.error(at, "there is no document in any of the files").help(
             "an allowlist is a Destinations or EgressPolicy document; the allowlists that ship are a beginning",
         );

@@ -35,7 +35,7 @@ pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, BadCidr> {
     };
     let length = match length.parse::<u8>() {
         // `parse` takes `+8` and `08`, which other readers do not.
-        Ok(number) if number <= most && number.to_string() == length => number,
+        Ok(number) if number <= most && (length == "0" || !length.starts_with(['+', '0'])) => number,
         _ => {
             let message = format!("{} has no prefix length from 0 to {most} after the `/`", shorten(text));
             return Err(BadCidr::new(message, None));
@@ -138,12 +138,15 @@ impl AddressSet {
         self.minus(other) != *self
     }
 
-    pub(crate) fn union(mut self, other: &Self) -> Self {
-        self.v4.extend_from_slice(&other.v4);
-        self.v6.extend_from_slice(&other.v6);
-        merge(&mut self.v4);
-        merge(&mut self.v6);
-        self
+    pub(crate) fn union(sets: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::default();
+        for set in sets {
+            all.v4.extend(set.v4);
+            all.v6.extend(set.v6);
+        }
+        merge(&mut all.v4);
+        merge(&mut all.v6);
+        all
     }
 
     pub(crate) fn minus(&self, other: &Self) -> Self {

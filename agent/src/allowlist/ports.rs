@@ -148,7 +148,7 @@ fn icmp_types(node: &Node, families: Families, report: &mut Report) -> Vec<PortR
                 Some(name) => finding.help(format!("did you mean {name}?")),
                 None if text == "all" => finding.help("write icmp: all, without a list"),
                 None => {
-                    finding.help(format!("known types: {}", ICMP_TYPES.map(|(name, _, _)| name).join(", ")))
+                    finding.help(format!("known types: {}", ICMP_TYPES.map(|(name, _, _)| name).join(", ")));
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::destinations::{Addresses, Destinations, Entry, Target};
 use super::document::{Documents, Kind};
 use super::egress_policy::EgressPolicy;
 use super::network::AddressSet;
+use super::select::Select;
 use super::suggest::nearest;
 use crate::policy::metadata;
 
@@ -68,7 +69,8 @@ fn unreachable_entries(
     context: &mut Context,
 ) {
     let denied = AddressSet::of(policy.deny.iter().map(|net| &net.value));
-    let refused = if policy.metadata.is_some() { denied.clone() } else { denied.clone().union(metadata) };
+    let refused =
+        if policy.metadata.is_some() { denied } else { AddressSet::union([denied, metadata.clone()]) };
     for name in &policy.allow {
         let Some(destinations) = by_name.get(name.value.as_str()) else { continue };
         for entry in &destinations.entries {
@@ -156,26 +158,31 @@ fn unused(documents: &Documents, context: &mut Context) {
     }
 }
 
-/// Policies that certainly apply to the same workloads. What else overlaps only the agent knows, who sees workloads.
+/// Policies that certainly apply to the same workloads, each told once. What else overlaps only the agent knows, who
+/// sees workloads.
 fn overlapping_selectors(documents: &Documents, context: &mut Context) {
-    for (index, policy) in documents.policies.iter().enumerate() {
+    let mut same: HashMap<&Select, &EgressPolicy> = HashMap::new();
+    let mut any: Option<&EgressPolicy> = None;
+    let mut all: Option<&EgressPolicy> = None;
+    for policy in &documents.policies {
         let Some(select) = &policy.select else { continue };
-        for earlier in &documents.policies[..index] {
-            let Some(other) = &earlier.select else { continue };
-            let what = if select.value == other.value {
-                "selects the same workloads as"
-            } else if select.value.all || other.value.all {
-                "may select workloads of"
-            } else {
-                continue;
-            };
+        let (what, earlier) = match (same.get(&select.value), all, any) {
+            (Some(&earlier), _, _) => ("selects the same workloads as", Some(earlier)),
+            (None, Some(earlier), _) => ("selects workloads also of", Some(earlier)),
+            (None, None, Some(earlier)) if select.value.all => ("selects workloads also of", Some(earlier)),
+            _ => ("", None),
+        };
+        if let Some(earlier) = earlier {
             let message = format!(
                 "policy {} {what} policy {} at {}; on one workload they add up",
                 policy.name.value,
                 earlier.name.value,
-                context.sources.origin(other.at)
+                context.sources.origin(earlier.name.at)
             );
             context.report.warning(select.at, message);
         }
+        same.entry(&select.value).or_insert(policy);
+        any = any.or(Some(policy));
+        all = all.or_else(|| select.value.all.then_some(policy));
     }
 }

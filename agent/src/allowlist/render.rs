@@ -44,7 +44,7 @@ fn text(diagnostic: &Diagnostic) -> String {
 
 fn snippet(out: &mut String, line: &str, diagnostic: &Diagnostic) {
     let before = diagnostic.origin.column.saturating_sub(1);
-    let skipped = if before > SHOWN / 2 { before - SHOWN / 2 } else { 0 };
+    let skipped = before.saturating_sub(SHOWN / 2);
     let mut rest = line.trim_end().chars().skip(skipped);
     // One place for each character keeps the caret below what it means.
     let shown: String = rest

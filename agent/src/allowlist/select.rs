@@ -9,7 +9,7 @@ use super::source::Located;
 use super::tree::Node;
 
 /// A selector in a form that can be compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Select {
     pub(crate) all: bool,
     namespaces: BTreeSet<String>,

@@ -154,8 +154,8 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
 /// The fewest IPv4 and IPv6 prefixes that make up what a policy allows on some port.
 #[must_use]
 pub fn prefixes(policy: &Policy) -> (usize, usize) {
-    let allowed = policy.rules.iter().fold(AddressSet::default(), |set, rule| {
-        set.union(&AddressSet::of(&rule.cidrs).minus(&AddressSet::of(&rule.except)))
-    });
+    let sets =
+        policy.rules.iter().map(|rule| AddressSet::of(&rule.cidrs).minus(&AddressSet::of(&rule.except)));
+    let allowed = AddressSet::union(sets);
     allowed.minus(&AddressSet::of(policy.deny.iter().map(|deny| &deny.cidr))).prefixes()
 }

@@ -10,6 +10,7 @@ pub(crate) fn nearest<'k>(written: &str, known: impl IntoIterator<Item = &'k str
     let lower = written.to_lowercase();
     known
         .into_iter()
+        .filter(|name| name.len().abs_diff(written.len()) <= limit)
         .map(|name| (distance(&lower, &name.to_lowercase()), name))
         .filter(|&(distance, name)| distance <= limit && distance < name.chars().count())
         .min()

@@ -1,6 +1,7 @@
 //! `egress-warden check`: validates allowlists and says what they compile to.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,9 +54,16 @@ pub struct Outcome {
 #[must_use]
 pub fn run(args: &CheckArgs, measure: &Measure<'_>) -> ExitCode {
     let outcome = check(args, measure);
-    eprint!("{}", outcome.errors);
-    print!("{}", outcome.output);
-    if outcome.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let written = io::stderr()
+        .write_all(outcome.errors.as_bytes())
+        .and_then(|()| io::stdout().write_all(outcome.output.as_bytes()))
+        .and_then(|()| io::stdout().flush());
+    match written {
+        Ok(()) if outcome.good => ExitCode::SUCCESS,
+        // `check … | head` may close the pipe early; what was judged good stays good.
+        Err(error) if outcome.good && error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// Checks, and returns what is to be printed.
