@@ -1,6 +1,6 @@
 //! Temporary entry point.
-use std::ffi::OsString;
 use egress_warden::exec::{self, Cgroup, Jail};
+use std::ffi::OsString;
 
 fn main() {
     if let Some(code) = exec::run_helper() {

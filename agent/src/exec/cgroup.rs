@@ -29,13 +29,17 @@ pub enum CgroupError {
     )]
     OnlyV1,
     /// The caller's cgroup is not visible through any mount.
-    #[error("the caller's cgroup {own} is outside every cgroup2 mount; mount cgroup2 in this cgroup namespace")]
+    #[error(
+        "the caller's cgroup {own} is outside every cgroup2 mount; mount cgroup2 in this cgroup namespace"
+    )]
     Outside {
         /// As the kernel names it.
         own: String,
     },
     /// A container's usual state.
-    #[error("{path} is read-only; in a container, mount cgroup2 read-write (mount -o remount,rw) or run on the host")]
+    #[error(
+        "{path} is read-only; in a container, mount cgroup2 read-write (mount -o remount,rw) or run on the host"
+    )]
     ReadOnly {
         /// The caller's cgroup.
         path: PathBuf,
@@ -47,7 +51,9 @@ pub enum CgroupError {
         path: PathBuf,
     },
     /// Threaded cgroups hold threads, not processes.
-    #[error("{path} is in a threaded cgroup subtree ({kind}), where a process cannot be confined; run from another")]
+    #[error(
+        "{path} is in a threaded cgroup subtree ({kind}), where a process cannot be confined; run from another"
+    )]
     Threaded {
         /// The new cgroup.
         path: PathBuf,
@@ -215,7 +221,9 @@ pub(super) fn destroy(path: &Path, deadline: Instant) -> Result<(), CgroupError>
 fn kill_all(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         // Kernels before 5.14.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => kill_each(path),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            kill_each(path)
+        }
         done => done,
     }
 }

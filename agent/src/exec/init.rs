@@ -74,7 +74,9 @@ enum InitError {
     Step { step: String, source: io::Error },
     #[error(transparent)]
     Mounts(#[from] mounts::MountError),
-    #[error("the current directory {path} does not exist in the jail ({source}); change to another before exec")]
+    #[error(
+        "the current directory {path} does not exist in the jail ({source}); change to another before exec"
+    )]
     Directory { path: PathBuf, source: io::Error },
     #[error("the wrapper is gone")]
     Orphaned,
@@ -112,7 +114,8 @@ fn run(orders: &Orders, socket: BorrowedFd<'_>) -> Result<i32, InitError> {
         ForkResult::Parent { child } => child,
     };
     let process = rustix::process::Pid::from_raw(child.as_raw()).expect("a child's id is positive");
-    let process = rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(failed("open the process"))?;
+    let process =
+        rustix::process::pidfd_open(process, PidfdFlags::empty()).map_err(failed("open the process"))?;
     message::send_started(socket, process.as_fd()).map_err(failed("reach the wrapper"))?;
     drop(process);
     step_back()?;
@@ -130,15 +133,15 @@ fn die_with_wrapper(socket: BorrowedFd<'_>) -> Result<(), InitError> {
 }
 
 fn build_jail(cgroup: &Path) -> Result<(), InitError> {
-    let directory = std::env::current_dir().map_err(failed("find the current directory; change to another first"))?;
+    let directory =
+        std::env::current_dir().map_err(failed("find the current directory; change to another first"))?;
     // First, so that the new cgroup namespace has it as its root.
     fs::write(cgroup.join("cgroup.procs"), "0").map_err(failed(format!("join {}", cgroup.display())))?;
     unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)
         .map_err(failed("make new namespaces (CAP_SYS_ADMIN is needed)"))?;
     mounts::isolate()?;
     // By its name, because the directory that we are still in may be on a mount that is gone from the view.
-    std::env::set_current_dir(&directory)
-        .map_err(|source| InitError::Directory { path: directory, source })
+    std::env::set_current_dir(&directory).map_err(|source| InitError::Directory { path: directory, source })
 }
 
 fn lock_down(keep: CapabilitySet) -> Result<(), InitError> {
@@ -159,7 +162,9 @@ fn become_command(orders: &Orders) -> Result<Infallible, InitError> {
         .map(|argument| CString::new(argument.as_bytes()))
         .collect::<Result<_, _>>()
         .map_err(failed("pass an argument"))?;
-    let name = arguments.first().ok_or_else(|| failed("run nothing")(io::Error::from(io::ErrorKind::InvalidInput)))?;
+    let name = arguments
+        .first()
+        .ok_or_else(|| failed("run nothing")(io::Error::from(io::ErrorKind::InvalidInput)))?;
     execvp(name, &arguments).map_err(|errno| {
         let name = &orders.command[0];
         InitError::Command { command: name.display().to_string(), reason: explain(name, errno) }
@@ -184,7 +189,10 @@ fn explain(name: &OsStr, errno: Errno) -> String {
 fn step_back() -> Result<(), InitError> {
     caps::give_up().map_err(failed("drop init's capabilities"))?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
-    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(failed("let go"))
+    dup2_stdin(&null)
+        .and_then(|()| dup2_stdout(&null))
+        .and_then(|()| dup2_stderr(&null))
+        .map_err(failed("let go"))
 }
 
 /// Waits for every process that ends in here, until CMD has.

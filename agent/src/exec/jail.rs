@@ -75,7 +75,8 @@ impl Jail {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(failed("make a socket pair"))?;
         fcntl(inits.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(failed("pass on a socket"))?;
-        unshare(CloneFlags::CLONE_NEWPID).map_err(failed("make a PID namespace (CAP_SYS_ADMIN is needed)"))?;
+        unshare(CloneFlags::CLONE_NEWPID)
+            .map_err(failed("make a PID namespace (CAP_SYS_ADMIN is needed)"))?;
         let orders = Orders {
             socket: inits.as_raw_fd(),
             cgroup: cgroup.path().to_owned(),

@@ -66,8 +66,10 @@ impl Signals {
     pub(super) fn take() -> io::Result<(Self, Inherited)> {
         let status = fs::read_to_string("/proc/self/status")?;
         let ignored = mask(&status, "SigIgn:")?;
-        let inherited =
-            Inherited { mask: mask(&status, "SigBlk:")?, ignores_children: contains(ignored, Signal::SIGCHLD) };
+        let inherited = Inherited {
+            mask: mask(&status, "SigBlk:")?,
+            ignores_children: contains(ignored, Signal::SIGCHLD),
+        };
         sys::set_disposition(Signal::SIGCHLD, Disposition::Default)?;
         let taken: SigSet = FORWARDED.into_iter().filter(|signal| !contains(ignored, *signal)).collect();
         taken.thread_block()?;

@@ -38,9 +38,11 @@ pub enum StdioError {
 /// Checks the three standard descriptors of this process.
 pub(super) fn check() -> Result<(), StdioError> {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    for (name, fd) in
-        [("standard input", stdin.as_fd()), ("standard output", stdout.as_fd()), ("standard error", stderr.as_fd())]
-    {
+    for (name, fd) in [
+        ("standard input", stdin.as_fd()),
+        ("standard output", stdout.as_fd()),
+        ("standard error", stderr.as_fd()),
+    ] {
         if let Some((what, why)) =
             objection(fd).map_err(|source| StdioError::Examine { name, source: source.into() })?
         {
@@ -58,7 +60,9 @@ fn objection(fd: BorrowedFd<'_>) -> rustix::io::Result<Option<(&'static str, &'s
         }
         FileType::Directory => Some(("a directory", "it leads to files that CMD must not see")),
         FileType::RegularFile => match rustix::fs::fstatfs(fd)?.f_type.cast_unsigned() {
-            CGROUP_MAGIC | CGROUP2_MAGIC => Some(("a control file of a cgroup", "CMD could leave its cgroup with it")),
+            CGROUP_MAGIC | CGROUP2_MAGIC => {
+                Some(("a control file of a cgroup", "CMD could leave its cgroup with it"))
+            }
             BPF_MAGIC => Some(("a pinned BPF object", "CMD could change what is enforced with it")),
             _ => None,
         },

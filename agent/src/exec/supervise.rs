@@ -70,8 +70,11 @@ impl Running {
         let init_process = rustix::process::pidfd_open(pid_of(&init), PidfdFlags::empty())
             .map_err(failed("open the jail's init"))?;
         // CMD has its own copies by now; ours would keep a pipe open that CMD closes.
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
-        dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).map_err(failed("let go of standard input and output"))?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
+        dup2_stdin(&null)
+            .and_then(|()| dup2_stdout(&null))
+            .map_err(failed("let go of standard input and output"))?;
         Ok(Self {
             init,
             init_process,

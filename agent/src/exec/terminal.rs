@@ -17,7 +17,8 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn open() -> Self {
-        let tty = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/tty").ok();
+        let tty =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/tty").ok();
         Self { tty, own_group: getpgrp(), lent: false }
     }
 

@@ -22,9 +22,8 @@ pub fn fork() -> io::Result<ForkResult> {
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // By number, because the C library's wrapper is younger than the kernels and C libraries we run on.
     // SAFETY: three integers; no memory is touched, and with CLOSE_RANGE_CLOEXEC no descriptor is closed.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(done)?;
     Ok(())
 }

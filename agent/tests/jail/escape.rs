@@ -80,9 +80,11 @@ for action in (lambda: os.mkdir('/sys/fs/cgroup/x'), lambda: open('/sys/fs/cgrou
 
 #[test]
 fn mounting_unmounting_and_remounting() {
-    let output = sh("for try in 'mount -o remount,rw /sys/fs/cgroup' 'umount /sys/fs/cgroup' 'umount -l /proc' \
+    let output = sh(
+        "for try in 'mount -o remount,rw /sys/fs/cgroup' 'umount /sys/fs/cgroup' 'umount -l /proc' \
          'mount -o remount,bind,rw /proc/sys' 'mount -t cgroup2 none /mnt' 'mount -t bpf none /mnt' \
-         'nsenter -t 1 -m true' 'nsenter -t 1 -C true'; do $try 2>/dev/null && echo open: $try; done; echo tried");
+         'nsenter -t 1 -m true' 'nsenter -t 1 -C true'; do $try 2>/dev/null && echo open: $try; done; echo tried",
+    );
     assert_output(&output, "tried\n");
 }
 

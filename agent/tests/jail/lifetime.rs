@@ -32,8 +32,10 @@ fn standard_output_is_the_commands_alone() {
 
 #[test]
 fn the_pipe_ends_when_the_command_closes_it() {
-    let mut wrapper =
-        exec(&["--", "sh", "-c", "exec >&-; exec sleep 1001.1"]).stdout(Stdio::piped()).spawn().expect("start");
+    let mut wrapper = exec(&["--", "sh", "-c", "exec >&-; exec sleep 1001.1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start");
     let mut line = String::new();
     let read = BufReader::new(wrapper.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
     assert_eq!(read, 0);
@@ -62,7 +64,9 @@ fn signals_start_as_the_caller_left_them() {
         .expect("start");
     let masks: Vec<u64> = stdout(&output)
         .lines()
-        .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).expect("a mask"), 16).expect("hexadecimal"))
+        .map(|line| {
+            u64::from_str_radix(line.split_whitespace().nth(1).expect("a mask"), 16).expect("hexadecimal")
+        })
         .collect();
     // 32 and 33 are the C library's own.
     let standard = (1 << 31) - 1;
@@ -71,7 +75,8 @@ fn signals_start_as_the_caller_left_them() {
 
 #[test]
 fn the_cgroup_is_gone_afterwards_with_everything_in_it() {
-    let script = "setsid sleep 1002.2 & (setsid sh -c 'sleep 1002.2 & sleep 1002.2' &); mount | grep -c ' cgroup2 '";
+    let script =
+        "setsid sleep 1002.2 & (setsid sh -c 'sleep 1002.2 & sleep 1002.2' &); mount | grep -c ' cgroup2 '";
     let mut wrapper = exec(&["--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("start");
     let cgroup = cgroup_of(&wrapper);
     assert_eq!(wrapper.wait().expect("wait").code(), Some(0));
@@ -106,8 +111,11 @@ fn killing_the_wrapper_ends_everything() {
 
 #[test]
 fn signals_reach_the_command() {
-    for (signal, number) in [(Signal::SIGTERM, 15), (Signal::SIGHUP, 1), (Signal::SIGUSR1, 10), (Signal::SIGINT, 2)] {
-        let script = format!("trap 'echo got; exit {number}' {number}; echo ready; while :; do sleep 0.05; done");
+    for (signal, number) in
+        [(Signal::SIGTERM, 15), (Signal::SIGHUP, 1), (Signal::SIGUSR1, 10), (Signal::SIGINT, 2)]
+    {
+        let script =
+            format!("trap 'echo got; exit {number}' {number}; echo ready; while :; do sleep 0.05; done");
         let mut wrapper = exec(&["--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().expect("start");
         let mut lines = BufReader::new(wrapper.stdout.take().expect("a pipe")).lines();
         assert_eq!(lines.next().expect("a line").expect("text"), "ready");

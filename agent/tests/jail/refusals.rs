@@ -94,6 +94,7 @@ fn another_user_than_root() {
         .expect("a directory");
     let copy = directory.path().join("egress-warden");
     fs::copy(env!("CARGO_BIN_EXE_egress-warden"), &copy).expect("copy");
-    let output = Command::new(&copy).args(["exec", "--", "true"]).uid(65534).gid(65534).output().expect("start");
+    let output =
+        Command::new(&copy).args(["exec", "--", "true"]).uid(65534).gid(65534).output().expect("start");
     assert_refused(&output, "needs root");
 }

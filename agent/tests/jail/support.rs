@@ -55,7 +55,8 @@ pub(crate) fn cgroup_root() -> PathBuf {
 /// The directory of the cgroup that this test runs in.
 pub(crate) fn own_cgroup() -> PathBuf {
     let own = fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup2 membership").to_owned();
+    let path =
+        own.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup2 membership").to_owned();
     cgroup_root().join(path)
 }
 

@@ -159,7 +159,8 @@ fn ctrl_z_stops_the_wrapper_and_sigcont_resumes() {
 
 #[test]
 fn a_reader_gets_the_terminal_and_gives_it_back() {
-    let mut session = Session::exec(&["sh", "-c", "read line; echo got $line; kill -STOP $$; read line; echo $line"]);
+    let mut session =
+        Session::exec(&["sh", "-c", "read line; echo got $line; kill -STOP $$; read line; echo $line"]);
     session.type_in("first\n");
     session.expect("got first");
     session.wait_for_stop();
