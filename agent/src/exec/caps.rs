@@ -172,7 +172,7 @@ pub(super) fn reduce(keep: CapabilitySet) -> io::Result<()> {
         // Asked of the kernel one by one, so that a capability younger than the table above is dropped as well.
         match rustix::thread::capability_is_in_bounding_set(one) {
             Ok(true) if keep.0 >> number & 1 == 0 => {
-                rustix::thread::remove_capability_from_bounding_set(one)?
+                rustix::thread::remove_capability_from_bounding_set(one)?;
             }
             Ok(_) => {}
             Err(rustix::io::Errno::INVAL) => break,

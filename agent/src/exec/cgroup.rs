@@ -95,8 +95,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes a child of the caller's own cgroup.
     ///
-    /// Starts a process (the janitor), so it must come before [`super::jail::Jail::spawn`], which leaves this process
-    /// unable to start any.
+    /// Starts a process, the janitor.
     pub fn create() -> Result<Self, CgroupError> {
         let (mount, parent) = own_cgroup()?;
         let path = parent.join(format!("egress-warden-exec.{}", std::process::id()));

@@ -2,8 +2,8 @@
 //! behind and ends as CMD ended; its end is the end of every process in there.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File};
+use std::ffi::{CString, NulError, OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -31,8 +31,6 @@ pub(super) const SUBCOMMAND: &str = "__exec-init";
 pub(super) struct Orders {
     /// The number of its socket to the wrapper.
     pub(super) socket: RawFd,
-    /// The cgroup to join.
-    pub(super) cgroup: PathBuf,
     /// What CMD keeps.
     pub(super) keep: CapabilitySet,
     /// What CMD finds about signals.
@@ -42,16 +40,16 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    pub(super) fn to_arguments(&self) -> Vec<OsString> {
+    /// The whole command line, the program's name included.
+    pub(super) fn to_arguments(&self) -> Result<Vec<CString>, NulError> {
         let Inherited { mask, ignores_children } = self.signals;
         let header = format!("{} {:x} {mask:x} {ignores_children}", self.socket, self.keep.bits());
-        let mut arguments = vec![SUBCOMMAND.into(), header.into(), self.cgroup.clone().into_os_string()];
-        arguments.extend(self.command.iter().cloned());
-        arguments
+        let own = ["egress-warden", SUBCOMMAND, &header].map(CString::new).into_iter();
+        own.chain(self.command.iter().map(|argument| CString::new(argument.as_bytes()))).collect()
     }
 
     fn from_arguments(arguments: &[OsString]) -> Option<Self> {
-        let [header, cgroup, command @ ..] = arguments else { return None };
+        let [header, command @ ..] = arguments else { return None };
         let [socket, keep, mask, ignores_children] =
             header.to_str()?.split(' ').collect::<Vec<_>>().try_into().ok()?;
         Some(Self {
@@ -61,7 +59,6 @@ impl Orders {
                 mask: u64::from_str_radix(mask, 16).ok()?,
                 ignores_children: ignores_children.parse().ok()?,
             },
-            cgroup: cgroup.into(),
             command: command.to_vec(),
         })
     }
@@ -104,7 +101,7 @@ fn report_failure(socket: BorrowedFd<'_>, error: &InitError) -> i32 {
 
 fn run(orders: &Orders, socket: BorrowedFd<'_>) -> Result<i32, InitError> {
     die_with_wrapper(socket)?;
-    build_jail(&orders.cgroup)?;
+    build_jail()?;
     lock_down(orders.keep)?;
     let child = match sys::fork().map_err(failed("fork"))? {
         ForkResult::Child => {
@@ -132,11 +129,10 @@ fn die_with_wrapper(socket: BorrowedFd<'_>) -> Result<(), InitError> {
     if ready == 0 { Ok(()) } else { Err(InitError::Orphaned) }
 }
 
-fn build_jail(cgroup: &Path) -> Result<(), InitError> {
+fn build_jail() -> Result<(), InitError> {
     let directory =
         std::env::current_dir().map_err(failed("find the current directory; change to another first"))?;
-    // First, so that the new cgroup namespace has it as its root.
-    fs::write(cgroup.join("cgroup.procs"), "0").map_err(failed(format!("join {}", cgroup.display())))?;
+    // The root of the new cgroup namespace is the cgroup that this process was made in.
     unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)
         .map_err(failed("make new namespaces (CAP_SYS_ADMIN is needed)"))?;
     mounts::isolate()?;
@@ -212,17 +208,20 @@ fn reap(command: Pid, socket: BorrowedFd<'_>) -> Result<i32, InitError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
     fn orders_survive_the_command_line() {
         let orders = Orders {
             socket: 7,
-            cgroup: "/sys/fs/cgroup/a b".into(),
             keep: CapabilitySet::default(),
             signals: Inherited { mask: 0x8000_0000_0000_0001, ignores_children: true },
             command: vec!["sh".into(), "-c".into(), "true".into()],
         };
-        assert_eq!(Orders::from_arguments(&orders.to_arguments()[1..]), Some(orders));
+        let arguments = orders.to_arguments().unwrap().into_iter().skip(2);
+        let arguments: Vec<OsString> = arguments.map(|text| OsString::from_vec(text.into_bytes())).collect();
+        assert_eq!(Orders::from_arguments(&arguments), Some(orders));
     }
 }

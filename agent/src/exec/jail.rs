@@ -1,15 +1,12 @@
 //! Starts the jail: from the checks to a running init.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, execv, geteuid, setpgid};
 
 use crate::exec::caps::CapabilitySet;
 use crate::exec::cgroup::Cgroup;
@@ -17,6 +14,7 @@ use crate::exec::init::Orders;
 use crate::exec::signals::Signals;
 use crate::exec::stdio::{self, StdioError};
 use crate::exec::supervise::Running;
+use crate::exec::{FAILED, message};
 use crate::kernel::sys;
 
 /// Why there is no jail, or no longer.
@@ -60,8 +58,7 @@ impl Jail {
 
     /// Starts `command` in `cgroup`, to which the programs that enforce the policy are attached by now.
     ///
-    /// To be called from the main thread of a process that has no other; it can start no further process afterwards.
-    /// Every descriptor from 3 on is marked close-on-exec, and standard input and output become /dev/null here: they
+    /// To be called from the main thread of a process that has no other. Every descriptor from 3 on is marked close-on-exec, and standard input and output become /dev/null here: they
     /// are CMD's.
     pub fn spawn(
         cgroup: &Cgroup,
@@ -75,22 +72,30 @@ impl Jail {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(failed("make a socket pair"))?;
         fcntl(inits.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(failed("pass on a socket"))?;
-        unshare(CloneFlags::CLONE_NEWPID)
-            .map_err(failed("make a PID namespace (CAP_SYS_ADMIN is needed)"))?;
         let orders = Orders {
             socket: inits.as_raw_fd(),
-            cgroup: cgroup.path().to_owned(),
             keep: *keep_caps,
             signals: inherited,
             command: command.to_vec(),
         };
-        let init = Command::new("/proc/self/exe")
-            .arg0("egress-warden")
-            .args(orders.to_arguments())
-            // A group of its own, so that the caller's terminal signals come here first, to be passed on.
-            .process_group(0)
-            .spawn()
-            .map_err(failed("start the jail's init"))?;
+        let arguments = orders.to_arguments().map_err(failed("pass an argument on"))?;
+        let made = sys::fork_into(cgroup.fd())
+            .map_err(failed("start the jail's init (CAP_SYS_ADMIN is needed, and clone3)"))?;
+        let Some(init) = made else { become_init(inits.as_fd(), &arguments) };
+        // Here and in the child, so that it is done whoever comes first.
+        let _ = setpgid(init.pid, init.pid);
+        drop(inits);
         Running::new(init, ours, signals)
     }
+}
+
+/// In the child. It executes this program anew, because the one that it is a copy of has files and memory that do not
+/// belong into the jail.
+fn become_init(socket: BorrowedFd<'_>, arguments: &[CString]) -> ! {
+    // A group of its own, so that the terminal's signals go to the wrapper, to be passed on.
+    let done = setpgid(Pid::from_raw(0), Pid::from_raw(0)).and_then(|()| execv(c"/proc/self/exe", arguments));
+    let Err(errno) = done;
+    // Nobody listens if this fails, and the exit code says it as well.
+    let _ = message::send_failure(socket, &format!("cannot start the jail's init: {}", errno.desc()));
+    std::process::exit(FAILED)
 }

@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
@@ -18,11 +21,14 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// Whether its mount point leads to this mount, and not to one that covers it.
+    /// Whether its mount point leads to this mount, and not to one that covers it. Where the kernel does not say, it does:
+    /// better an unmount that fails than a way out that is taken for covered.
     pub(super) fn is_reachable(&self) -> bool {
-        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        statx(CWD, &self.point, flags, StatxFlags::MNT_ID).is_ok_and(|found| found.stx_mnt_id == self.id)
+        match statx(CWD, &self.point, flags, StatxFlags::MNT_ID) {
+            Ok(found) => found.stx_mask & StatxFlags::MNT_ID.bits() == 0 || found.stx_mnt_id == self.id,
+            Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR),
+        }
     }
 }
 

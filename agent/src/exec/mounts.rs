@@ -32,6 +32,18 @@ const READ_ONLY_PROC: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 /// Directories that are covered with nothing: the agent's sockets, and where pinned objects would be looked for.
 const COVERED: [&str; 2] = ["/run/egress-warden", "/sys/fs/bpf"];
 
+/// Sockets of daemons that run programs for uid 0, outside. Not a boundary, because nobody knows them all and the host's
+/// files are writable as well; but no accident like `systemctl restart` or `docker run` goes round the policy.
+const DAEMONS: [&str; 7] = [
+    "/run/systemd/private",
+    "/run/dbus/system_bus_socket",
+    "/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/podman/podman.sock",
+    "/run/libvirt/libvirt-sock",
+];
+
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}: {source}")]
@@ -68,6 +80,12 @@ pub(super) fn isolate() -> Result<(), MountError> {
     for path in COVERED.map(Path::new) {
         if path.is_dir() {
             cover(path)?;
+        }
+    }
+    for socket in DAEMONS.map(Path::new) {
+        if socket.exists() {
+            mount(Some("/dev/null"), socket, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .map_err(failed(format!("cover {}", socket.display())))?;
         }
     }
     verify()

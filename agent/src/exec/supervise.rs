@@ -4,19 +4,18 @@
 use std::fs;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgid, getpgrp};
-use rustix::process::PidfdFlags;
 
 use crate::exec::jail::{JailError, failed};
 use crate::exec::message::{self, Received, Report};
 use crate::exec::signals::{self, Signals};
 use crate::exec::terminal::Terminal;
+use crate::kernel::sys::Forked;
 
 /// Other descriptors that the caller wants to be woken for.
 pub trait ExtraPoll {
@@ -45,8 +44,9 @@ struct Started {
 /// A jail with its init and, soon, CMD. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Running {
-    init: Child,
-    init_process: OwnedFd,
+    init: Forked,
+    /// Set once init is no process any more.
+    ended: bool,
     /// None once init has closed its end.
     socket: Option<OwnedFd>,
     signals: Signals,
@@ -66,25 +66,24 @@ struct Woken {
 }
 
 impl Running {
-    pub(super) fn new(init: Child, socket: OwnedFd, signals: Signals) -> Result<Self, JailError> {
-        let init_process = rustix::process::pidfd_open(pid_of(&init), PidfdFlags::empty())
-            .map_err(failed("open the jail's init"))?;
-        // CMD has its own copies by now; ours would keep a pipe open that CMD closes.
-        let null =
-            File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
-        dup2_stdin(&null)
-            .and_then(|()| dup2_stdout(&null))
-            .map_err(failed("let go of standard input and output"))?;
-        Ok(Self {
+    pub(super) fn new(init: Forked, socket: OwnedFd, signals: Signals) -> Result<Self, JailError> {
+        let running = Self {
             init,
-            init_process,
+            ended: false,
             socket: Some(socket),
             signals,
             terminal: Terminal::open(),
             command: None,
             early: Vec::new(),
             failure: None,
-        })
+        };
+        // CMD has its own copies by now; ours would keep a pipe open that CMD closes.
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(failed("open /dev/null"))?;
+        dup2_stdin(&null)
+            .and_then(|()| dup2_stdout(&null))
+            .map_err(failed("let go of standard input and output"))?;
+        Ok(running)
     }
 
     /// Waits until CMD and everything that it left behind has ended. Returns CMD's exit code, 128+n for signal n.
@@ -108,16 +107,29 @@ impl Running {
         }
         self.receive()?;
         self.terminal.take_back();
-        let status = self.init.wait().map_err(failed("wait for the jail's init"))?;
+        let code = self.reap().map_err(failed("wait for the jail's init"))?;
         match self.failure.take() {
             Some(text) => Err(JailError::Init(text)),
-            None => Ok(exit_code(status)),
+            None => Ok(code),
+        }
+    }
+
+    fn reap(&mut self) -> nix::Result<i32> {
+        loop {
+            let code = match waitpid(self.init.pid, None) {
+                Ok(WaitStatus::Exited(_, code)) => code,
+                Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno),
+            };
+            self.ended = true;
+            return Ok(code);
         }
     }
 
     fn poll(&self, extra: &dyn ExtraPoll) -> Result<Woken, JailError> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![entry(self.init_process.as_fd()), entry(self.signals.as_fd())];
+        let mut fds = vec![entry(self.init.process.as_fd()), entry(self.signals.as_fd())];
         fds.extend(self.socket.as_ref().map(|socket| entry(socket.as_fd())));
         let own = fds.len();
         fds.extend(extra.fds().into_iter().map(entry));
@@ -178,7 +190,7 @@ impl Running {
 
     /// Init's group, in which CMD starts.
     fn group(&self) -> Pid {
-        Pid::from_raw(self.init.id().cast_signed())
+        self.init.pid
     }
 
     /// CMD's group at this moment; a shell makes one of its own.
@@ -217,19 +229,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Does nothing to a jail that has ended: the descriptor stands for that one process.
-        let _ = rustix::process::pidfd_send_signal(&self.init_process, rustix::process::Signal::KILL);
-        let _ = self.init.wait();
+        if !self.ended {
+            // Neither can fail while init is an unreaped child of ours.
+            let _ = rustix::process::pidfd_send_signal(&self.init.process, rustix::process::Signal::KILL);
+            let _ = self.reap();
+        }
         self.terminal.take_back();
     }
-}
-
-fn pid_of(child: &Child) -> rustix::process::Pid {
-    rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a child's id is positive")
-}
-
-fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 /// The id, in our PID namespace, of a process that init knows by another one.

@@ -3,19 +3,62 @@
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
+
+/// From linux/sched.h; the constant of `libc` is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `fork(2)`. Refused in a process with threads: the child of one may do next to nothing before `execve`.
 pub fn fork() -> io::Result<ForkResult> {
-    if fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(io::Error::other("fork in a process with several threads"));
-    }
+    only_thread()?;
     // SAFETY: the process has this one thread, so no lock can be held by a thread that the child does not have.
     Ok(unsafe { nix::unistd::fork() }?)
+}
+
+/// A child made by [`fork_into`], seen from its parent.
+#[derive(Debug)]
+pub struct Forked {
+    /// Its id here.
+    pub pid: Pid,
+    /// A descriptor of it.
+    pub process: OwnedFd,
+}
+
+/// `fork(2)` into a cgroup and a new PID namespace; `None` in the child. The child never runs in the caller's cgroup,
+/// and there is no wait for the grace period that moving a process between cgroups costs (6 to 10 ms here).
+pub fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Option<Forked>> {
+    only_thread()?;
+    let mut process: RawFd = -1;
+    let flags = [libc::CLONE_NEWPID, libc::CLONE_PIDFD].into_iter().map(i32::cast_unsigned).map(u64::from);
+    // SAFETY: a record of integers, for which all zeros is a value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags.fold(CLONE_INTO_CGROUP, |all, flag| all | flag);
+    arguments.pidfd = (&raw mut process) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: as in `fork`: one thread, and neither memory nor a stack is shared with the child. The kernel reads the
+    // record and writes one descriptor where `pidfd` points; both live until after the call.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match Errno::result(child)? {
+        0 => Ok(None),
+        pid => {
+            let pid = Pid::from_raw(libc::pid_t::try_from(pid).map_err(io::Error::other)?);
+            // SAFETY: the kernel has just opened it for this process.
+            let process = unsafe { OwnedFd::from_raw_fd(process) };
+            Ok(Some(Forked { pid, process }))
+        }
+    }
+}
+
+fn only_thread() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(io::Error::other("fork in a process with several threads")),
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec. Nothing is closed here, so no owner is surprised.

@@ -65,14 +65,14 @@ pub(crate) fn cgroup_of(wrapper: &Child) -> PathBuf {
     own_cgroup().join(format!("egress-warden-exec.{}", wrapper.id()))
 }
 
-/// Processes of this PID namespace whose command line contains a text that only the test uses.
-pub(crate) fn processes_with(marker: &str) -> Vec<i32> {
+/// Processes of this PID namespace with exactly this command line, which only the test uses.
+pub(crate) fn processes_with(command: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        line.contains(marker) && !line.contains("__exec-") && !line.contains(" exec ")
+        line.trim_end() == command
     })
     .collect()
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +26,8 @@ impl Session {
     /// `setsid --ctty` makes the terminal the controlling one and then becomes the program.
     fn start(arguments: &[&str]) -> Self {
         let pty = openpty(None, None).expect("a pseudo-terminal");
+        // Held by the session itself, it would keep the terminal from hanging up.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close-on-exec");
         let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         let child = Command::new("setsid")
             .args(["--ctty"])
@@ -99,6 +102,10 @@ impl Drop for Session {
     }
 }
 
+fn is_stopped(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process").contains(") T ")
+}
+
 #[test]
 fn an_interactive_shell_has_job_control() {
     let mut session = Session::exec(&["bash", "--norc", "-i"]);
@@ -108,13 +115,18 @@ fn an_interactive_shell_has_job_control() {
     eventually("sleep runs", || !processes_with("sleep 2001.1").is_empty());
     session.type_in("\x1a");
     session.expect("Stopped");
+    session.expect("prompt> ");
     session.type_in("fg\n");
     session.expect("sleep 2001.1");
+    eventually("sleep is continued", || !is_stopped(processes_with("sleep 2001.1")[0]));
     session.type_in("\x03");
     session.expect("prompt> ");
     session.type_in("echo code $?\n");
     session.expect("code 130");
-    session.type_in("cat\nechoed\n");
+    session.expect("prompt> ");
+    session.type_in("cat -u\n");
+    eventually("cat runs", || !processes_with("cat -u").is_empty());
+    session.type_in("echoed\n");
     session.expect("echoed\r\nechoed");
     session.type_in("\x04exit 3\n");
     assert_eq!(session.exit_code(), Some(3));
@@ -140,10 +152,7 @@ fn ctrl_z_stops_the_wrapper_and_sigcont_resumes() {
     session.wait_for_stop();
     kill(session.pid(), Signal::SIGCONT).expect("continue");
     let sleeper = processes_with("sleep 2003.3")[0];
-    eventually("sleep is continued", || {
-        let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).expect("the process");
-        !stat.contains(") T ")
-    });
+    eventually("sleep is continued", || !is_stopped(sleeper));
     session.type_in("\x03");
     assert_eq!(session.exit_code(), Some(130));
 }
@@ -184,6 +193,14 @@ fn under_a_shell_with_job_control() {
     session.expect("code 130");
     session.type_in("exit\n");
     assert_eq!(session.exit_code(), Some(0));
+}
+
+#[test]
+fn a_hangup_ends_the_command() {
+    let mut session = Session::exec(&["sleep", "2006.6"]);
+    eventually("sleep runs", || !processes_with("sleep 2006.6").is_empty());
+    session.master = File::open("/dev/null").expect("open");
+    assert_eq!(session.exit_code(), Some(128 + 1));
 }
 
 #[test]
