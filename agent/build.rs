@@ -23,18 +23,23 @@ fn main() {
 
 fn build() -> Result<(), String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the agent has no workspace")?;
-    for input in ["ebpf/src", "ebpf/Cargo.toml", "common/src", "common/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
+    for input in
+        ["ebpf/src", "ebpf/Cargo.toml", "common/src", "common/Cargo.toml", "Cargo.toml", "Cargo.lock"]
+    {
         rerun_if_changed(&workspace.join(input));
     }
     rerun_if_changed(&workspace.join("xtask/src/toolchain.rs"));
     rerun_if_changed(Path::new(toolchain::DISTRIBUTION_RUSTC));
 
-    let needed = toolchain::parse_release(env!("CARGO_PKG_RUST_VERSION")).ok_or("rust-version is no version")?;
+    let needed =
+        toolchain::parse_release(env!("CARGO_PKG_RUST_VERSION")).ok_or("rust-version is no version")?;
     let plan = toolchain::plan(&Facts::probe(), needed).map_err(|missing| missing.to_string())?;
     rerun_if_changed(&plan.linker);
 
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target_dir = out.join("ebpf-target");
+    // One directory for all profiles, beside theirs: debug, release, clippy and doc embed the same object, and cargo sees
+    // for itself whether it is fresh. A build of its own for each would cost half a minute each.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join(toolchain::PACKAGE);
     let invocation = plan.invocation(&variable("CARGO")?, &target_dir);
     let output = invocation
         .command()

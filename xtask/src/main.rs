@@ -102,7 +102,7 @@ fn build_release() -> Result<()> {
 
 fn demo(args: &[String]) -> Result<()> {
     no_arguments(args)?;
-    run::need_root("the demo")?;
+    run::need_root("`cargo xtask demo`")?;
     setup::ensure(&[setup::Group::Build, setup::Group::Demo])?;
     build_release()?;
     demo::run()
