@@ -66,7 +66,7 @@ impl Apt {
     }
 
     /// Installs packages. Returns the commands for somebody else where that cannot be done from here.
-    pub(crate) fn install(&mut self, packages: &[&str], mode: Mode) -> Result<Vec<String>> {
+    pub(crate) fn install(&mut self, packages: &[&str], why: &str, mode: Mode) -> Result<Vec<String>> {
         let mut install = Command::new("apt-get");
         install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
         if !self.present {
@@ -76,7 +76,7 @@ impl Apt {
             return Ok(vec![format!("as root: apt-get update && {}", typed(&install))]);
         }
         self.update()?;
-        println!("install  {}", packages.join(" "));
+        println!("install  {}: {why}", packages.join(" "));
         let mut guarded = without_services(Path::new(POLICY), &install);
         run(guarded.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null()))
             .context("is the package mirror reachable?")?;
