@@ -16,8 +16,9 @@ const LISTS_ARE_OLD: Duration = Duration::from_secs(24 * 60 * 60);
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// The answer while setup installs: the demo wants nginx's program, not a web server on this machine. 101 forbids.
 const OUR_POLICY: &str = "#!/bin/sh\n# Set by `cargo xtask setup` while it installs packages.\nexit 101";
-/// Puts the policy in place for one command. A policy that the machine has already stays as it is; ours goes afterwards,
-/// also when somebody presses Ctrl-C, which is why a shell does it, and one that a killed setup left behind goes as well.
+/// Puts the policy in place for one command. A policy that the machine has already stays as it is; ours goes
+/// afterwards, also when somebody presses Ctrl-C, which is why a shell does it, and one that a killed setup left behind
+/// goes as well.
 const GUARD: &str = r#"
 policy=$1 ours=$2
 shift 2
