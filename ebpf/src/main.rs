@@ -1,13 +1,14 @@
 //! The kernel programs.
 #![no_std]
 #![no_main]
+#![expect(missing_docs, reason = "aya's macros put an undocumented entry point around each program")]
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 /// Lets everything pass.
 #[cgroup_skb]
-pub fn egress(_ctx: SkBuffContext) -> i32 {
+fn egress(_ctx: SkBuffContext) -> i32 {
     1
 }
 
