@@ -1,7 +1,6 @@
 //! The kernel programs.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "aya's macros put an undocumented entry point around each program")]
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
