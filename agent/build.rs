@@ -37,7 +37,9 @@ fn build() -> Result<(), String> {
     rerun_if_changed(&plan.linker);
 
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target_dir = out.join("ebpf-target");
+    // One directory for all profiles, beside theirs: debug, release, clippy and doc embed the same object, and cargo
+    // sees for itself whether it is fresh. A build of its own for each would cost half a minute each.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join(toolchain::PACKAGE);
     let invocation = plan.invocation(&variable("CARGO")?, &target_dir);
     let output = invocation
         .command()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::ruleset::{
     CLASS_DENY, CLASS_INTERVALS, CLASSES, Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FLAGS,
-    FLAGS_MARK, FOREVER, HEADER_WORDS, INTERVALS, MAGIC, NO_RULE, QUARANTINE, Ruleset, V4, V6, interval_key,
+    FLAGS_MARK, FOREVER, HEADER_WORDS, INTERVALS, VERSION, NO_RULE, QUARANTINE, Ruleset, V4, V6, interval_key,
 };
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
 use proptest::prelude::*;
@@ -49,7 +49,7 @@ fn words(flags: u64) -> Vec<u64> {
     let classes = [0, CLASS_INTERVALS << 56 | (intervals.len() as u64) << 32, CLASS_DENY << 56 | 9];
 
     let mut words = vec![0; HEADER_WORDS as usize];
-    words[0] = MAGIC;
+    words[0] = VERSION;
     words[FLAGS as usize] = FLAGS_MARK | flags;
     let mut part = |index: u32, count: usize, content: Vec<u64>| {
         words[index as usize] = (words.len() as u64) << 32 | count as u64;

@@ -1,7 +1,8 @@
 //! The near end of a connection: one attempt, and exactly how it went.
 //!
 //! A thread cannot be in another cgroup than its process, so an attempt from inside a cgroup is a small program,
-//! `egress-warden-probe`, which makes it and prints the [`Outcome`]. Without a cgroup the same functions serve directly.
+//! `egress-warden-probe`, which makes it and prints the [`Outcome`]. Without a cgroup the same functions serve
+//! directly.
 
 use std::fmt;
 use std::io::{self, Read};

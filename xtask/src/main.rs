@@ -47,8 +47,8 @@ Leaves target/release/egress-warden, the kernel programs embedded. Installs what
 const DEMO_HELP: &str = "\
 Usage: cargo xtask demo
 
-Builds a small world of network namespaces, runs a training job and a stealer in it under an allowlist, and shows step by
-step what gets out and what does not. Installs what it needs first, if it is missing (`cargo xtask setup build demo`).
+Builds a small world of network namespaces, runs a training job and a stealer in it under an allowlist, and shows step
+by step what gets out and what does not. Installs what it needs first, if it is missing (`cargo xtask setup build demo`).
 Needs root. Nothing of it stays on the machine; it may be interrupted and run again.";
 
 fn main() -> ExitCode {
@@ -102,7 +102,7 @@ fn build_release() -> Result<()> {
 
 fn demo(args: &[String]) -> Result<()> {
     no_arguments(args)?;
-    run::need_root("the demo")?;
+    run::need_root("`cargo xtask demo`")?;
     setup::ensure(&[setup::Group::Build, setup::Group::Demo])?;
     build_release()?;
     demo::run()

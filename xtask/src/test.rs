@@ -20,7 +20,7 @@ const KERNEL_TESTS: &str = "egress-warden-tests";
 /// Runs the task.
 pub(crate) fn task(args: &[String]) -> Result<()> {
     no_arguments(args)?;
-    need_root("the real-kernel tests")?;
+    need_root("`cargo xtask test`")?;
     setup::ensure(&[setup::Group::Build, setup::Group::Test])?;
     run(cargo().args(["build", "--release", "--package", "egress-warden"]))?;
     run(cargo().args(["test", "--workspace", "--exclude", "egress-warden-ebpf", "--exclude", KERNEL_TESTS]))?;

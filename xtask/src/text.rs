@@ -12,8 +12,8 @@ use crate::run::workspace;
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask text
 
-Checks every committed text file: no host name of a public package registry, which a mirror may stand in for, and no path
-of one person's machine.";
+Checks every committed text file: no host name of a public package registry, which a mirror may stand in for, and no
+path of one person's machine.";
 
 /// Paths that exist on one machine only. Split, so that this file does not find itself.
 const MACHINE_PATHS: [&str; 4] =

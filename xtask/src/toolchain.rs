@@ -346,7 +346,11 @@ impl Facts {
 }
 
 fn probe_nightly() -> Option<Compiler> {
-    let run = |args: &[&str]| stdout_of(Command::new("rustup").args(["run", "nightly", "rustc"]).args(args));
+    // A look at the machine must not make rustup fetch a toolchain.
+    let run = |args: &[&str]| {
+        let mut rustup = Command::new("rustup");
+        stdout_of(rustup.env("RUSTUP_AUTO_INSTALL", "0").args(["run", "nightly", "rustc"]).args(args))
+    };
     let (release, llvm) = parse_version(&run(&["-vV"])?)?;
     let sysroot = PathBuf::from(run(&["--print", "sysroot"])?.trim());
     Some(Compiler { release, llvm, core: sysroot.join("lib/rustlib/src/rust/library/core").is_dir() })

@@ -1,9 +1,7 @@
 //! Debian's packages.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +14,21 @@ use crate::run::{has_program, is_root, run, typed};
 const LISTS_ARE_OLD: Duration = Duration::from_secs(24 * 60 * 60);
 /// What apt asks before it starts a service of a package that it installed.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// The answer while setup installs: the demo wants nginx's program, not a web server on this machine. 101 forbids.
+const OUR_POLICY: &str = "#!/bin/sh\n# Set by `cargo xtask setup` while it installs packages.\nexit 101";
+/// Puts the policy in place for one command. A policy that the machine has already stays as it is; ours goes
+/// afterwards, also when somebody presses Ctrl-C, which is why a shell does it, and one that a killed setup left behind
+/// goes as well.
+const GUARD: &str = r#"
+policy=$1 ours=$2
+shift 2
+if [ ! -e "$policy" ] || [ "$(cat "$policy")" = "$ours" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 130' INT TERM HUP
+    { printf '%s\n' "$ours" > "$policy" && chmod 755 "$policy"; } || exit 1
+fi
+"$@"
+"#;
 
 /// apt, as far as this machine and this user have it.
 pub(crate) struct Apt {
@@ -54,7 +67,7 @@ impl Apt {
     }
 
     /// Installs packages. Returns the commands for somebody else where that cannot be done from here.
-    pub(crate) fn install(&mut self, packages: &[&str], mode: Mode) -> Result<Vec<String>> {
+    pub(crate) fn install(&mut self, packages: &[&str], why: &str, mode: Mode) -> Result<Vec<String>> {
         let mut install = Command::new("apt-get");
         install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
         if !self.present {
@@ -64,9 +77,9 @@ impl Apt {
             return Ok(vec![format!("as root: apt-get update && {}", typed(&install))]);
         }
         self.update()?;
-        println!("install  {}", packages.join(" "));
-        let _guard = ServiceGuard::set()?;
-        run(install.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null()))
+        println!("install  {}: {why}", packages.join(" "));
+        let mut guarded = without_services(Path::new(POLICY), &install);
+        run(guarded.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null()))
             .context("is the package mirror reachable?")?;
         Ok(Vec::new())
     }
@@ -93,56 +106,53 @@ fn lists_are_fresh() -> bool {
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < LISTS_ARE_OLD))
 }
 
-/// While it lives, packages install without starting their services: the demo wants nginx's program, not a web server
-/// on this machine. A policy that the machine has already stays as it is.
-struct ServiceGuard {
-    made: Option<PathBuf>,
-}
-
-impl ServiceGuard {
-    fn set() -> Result<ServiceGuard> {
-        Self::set_at(Path::new(POLICY))
-    }
-
-    fn set_at(path: &Path) -> Result<ServiceGuard> {
-        match fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path) {
-            Ok(mut file) => {
-                let guard = ServiceGuard { made: Some(path.to_owned()) };
-                // 101: the action is forbidden.
-                std::io::Write::write_all(&mut file, b"#!/bin/sh\nexit 101\n")?;
-                Ok(guard)
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(ServiceGuard { made: None }),
-            Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
-        }
-    }
-}
-
-impl Drop for ServiceGuard {
-    fn drop(&mut self) {
-        if let Some(path) = &self.made
-            && let Err(error) = fs::remove_file(path)
-        {
-            eprintln!(
-                "warning: cannot remove {}: {error}; remove it, or services will not start",
-                path.display()
-            );
-        }
-    }
+/// A command that runs while packages install without starting their services.
+fn without_services(policy: &Path, command: &Command) -> Command {
+    let mut guarded = Command::new("sh");
+    guarded.args(["-c", GUARD, "sh"]).arg(policy).arg(OUR_POLICY);
+    guarded.arg(command.get_program()).args(command.get_args());
+    guarded
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
+    /// Runs a shell line under the guard; what it printed, its exit code, and what is left of the policy.
+    fn guarded(policy: &Path, line: &str) -> (String, Option<i32>, Option<String>) {
+        let mut command = Command::new("sh");
+        command.args(["-c", line, "sh"]).arg(policy);
+        let output = without_services(policy, &command).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code(), fs::read_to_string(policy).ok())
+    }
+
+    fn policy(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("egress-warden-policy-{}-{name}", std::process::id()))
+    }
+
     #[test]
-    fn the_guard_goes_and_a_policy_that_was_there_stays() {
-        let path = std::env::temp_dir().join(format!("egress-warden-policy-{}", std::process::id()));
-        let guard = ServiceGuard::set_at(&path).unwrap();
-        let second = ServiceGuard::set_at(&path).unwrap();
-        drop(second);
-        assert!(path.exists(), "the second guard removed what it had not made");
-        drop(guard);
-        assert!(!path.exists());
+    fn services_stay_off_during_the_command_and_the_policy_goes() {
+        let path = policy("goes");
+        assert_eq!(guarded(&path, "$1; echo $?"), ("101\n".to_owned(), Some(0), None));
+        assert_eq!(guarded(&path, "exit 7"), (String::new(), Some(7), None));
+    }
+
+    #[test]
+    fn an_interrupt_removes_the_policy_and_so_does_the_next_run_after_a_kill() {
+        let path = policy("interrupted");
+        assert_eq!(guarded(&path, "kill -TERM $PPID"), (String::new(), Some(130), None));
+        let (_, code, left) = guarded(&path, "kill -KILL $PPID");
+        assert_eq!((code, left.as_deref().map(str::trim_end)), (None, Some(OUR_POLICY)));
+        assert_eq!(guarded(&path, "true"), (String::new(), Some(0), None));
+    }
+
+    #[test]
+    fn a_policy_of_the_machine_stays() {
+        let path = policy("stays");
+        fs::write(&path, "theirs\n").unwrap();
+        assert_eq!(guarded(&path, "true"), (String::new(), Some(0), Some("theirs\n".to_owned())));
+        fs::remove_file(&path).unwrap();
     }
 }

@@ -87,8 +87,7 @@ fn distribution(apt: &mut Apt, needed: (u32, u32)) -> Result<()> {
                  rustup toolchain install nightly --component rust-src"
             );
         };
-        println!("packages {}: a compiler that has core for the BPF target", packages.join(" "));
-        apt.install(packages, Mode::Install)?;
+        apt.install(packages, "a compiler that has core for the BPF target", Mode::Install)?;
     }
     let facts = Facts::probe();
     match toolchain::route(Route::Distribution, facts.distribution.as_ref(), &facts.linkers, needed) {
@@ -129,8 +128,7 @@ fn linker(apt: &mut Apt, llvm: u32) -> Result<()> {
     let packages = linker_packages(llvm);
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     if apt.usable() {
-        println!("packages {}: the LLVM that bpf-linker is built with", packages.join(" "));
-        apt.install(&packages, Mode::Install)?;
+        apt.install(&packages, "the LLVM that bpf-linker is built with", Mode::Install)?;
     }
     println!("install  bpf-linker with LLVM {llvm}, the compiler's own (about a minute)");
     run(&mut linker_install(llvm)?).with_context(|| {

@@ -68,8 +68,10 @@ fn prepare(groups: &[Group], mode: Mode, tell_present: bool) -> Result<()> {
     let mut apt = Apt::probe();
     let mut open: Vec<String> = Vec::new();
 
-    let (present, missing): (Vec<&Need>, Vec<&Need>) =
-        ALL_NEEDS.iter().filter(|need| groups.contains(&need.group)).partition(|need| need.is_met());
+    let (present, missing): (Vec<&Need>, Vec<&Need>) = ALL_NEEDS
+        .iter()
+        .filter(|need| need.groups.iter().any(|group| groups.contains(group)))
+        .partition(|need| need.is_met());
     if tell_present {
         present.iter().for_each(|need| println!("have     {:<12} {}", need.what, need.why));
     }
@@ -78,7 +80,7 @@ fn prepare(groups: &[Group], mode: Mode, tell_present: bool) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
     if !packages.is_empty() {
-        open.extend(apt.install(&packages, mode)?);
+        open.extend(apt.install(&packages, "for what is missing above", mode)?);
     }
     if groups.contains(&Group::Build) {
         open.extend(kernel_programs::prepare(&mut apt, needed, mode, tell_present)?);

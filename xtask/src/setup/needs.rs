@@ -33,7 +33,7 @@ impl Group {
 /// One thing that is needed.
 pub(crate) struct Need {
     /// For what.
-    pub(crate) group: Group,
+    pub(crate) groups: &'static [Group],
     /// What it is.
     pub(crate) what: &'static str,
     /// Why it is needed, for the person who reads what is being installed.
@@ -65,28 +65,31 @@ impl Need {
 }
 
 const fn program(
-    group: Group,
+    groups: &'static [Group],
     name: &'static str,
     why: &'static str,
     packages: &'static [&'static str],
 ) -> Need {
-    Need { group, what: name, why, found: Found::Program(name), packages }
+    Need { groups, what: name, why, found: Found::Program(name), packages }
 }
 
+const BUILD: &[Group] = &[Group::Build];
+const TEST: &[Group] = &[Group::Test];
+const DEMO: &[Group] = &[Group::Demo];
+const TEST_AND_DEMO: &[Group] = &[Group::Test, Group::Demo];
+
 /// Everything.
-pub(crate) const ALL_NEEDS: [Need; 11] = [
-    program(Group::Build, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
-    program(Group::Test, "ip", "lays the wires between the tests' network namespaces", &["iproute2"]),
-    program(Group::Test, "setpriv", "runs a command with fewer capabilities", &["util-linux"]),
-    program(Group::Test, "capsh", "shows which capabilities a jailed command has left", &["libcap2-bin"]),
-    program(Group::Test, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
-    program(Group::Demo, "ip", "lays the wires between the demo's network namespaces", &["iproute2"]),
-    program(Group::Demo, "openssl", "makes the package index's certificate", &["openssl"]),
-    program(Group::Demo, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
-    program(Group::Demo, "nginx", "serves the package index with TLS", &["nginx-light"]),
-    program(Group::Demo, "tinyproxy", "the egress proxy", &["tinyproxy-bin"]),
+pub(crate) const ALL_NEEDS: [Need; 9] = [
+    program(BUILD, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
+    program(TEST_AND_DEMO, "ip", "lays the wires between network namespaces", &["iproute2"]),
+    program(TEST_AND_DEMO, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
+    program(TEST, "lsns", "lists what namespaces are left", &["util-linux"]),
+    program(DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
+    program(DEMO, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
+    program(DEMO, "nginx", "serves the package index with TLS", &["nginx-light"]),
+    program(DEMO, "tinyproxy", "the egress proxy", &["tinyproxy-bin"]),
     Need {
-        group: Group::Demo,
+        groups: DEMO,
         what: "pip",
         why: "the real client of the package index",
         found: Found::Python("venv, ensurepip"),
