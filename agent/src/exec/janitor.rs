@@ -46,11 +46,12 @@ impl Janitor {
         Ok(Self { child, pipe })
     }
 
-    /// Lets it go, once there is nothing left for it to do.
+    /// Ends it, once there is nothing left for it to do. Killed, not just left to end by itself: it must not find
+    /// another cgroup by this name, should the process id be used again at once. Not waited for: our own end is near.
     pub(super) fn dismiss(mut self) {
+        // It fails only where the janitor is gone already.
+        let _ = self.child.kill();
         drop(self.pipe);
-        // It finds no cgroup and ends. Waiting only keeps it from being a zombie, so a failure changes nothing.
-        let _ = self.child.wait();
     }
 }
 

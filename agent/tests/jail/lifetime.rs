@@ -85,6 +85,19 @@ fn the_cgroup_is_gone_afterwards_with_everything_in_it() {
 }
 
 #[test]
+fn a_cgroup_made_below_it_is_removed_as_well() {
+    let mut wrapper = exec(&["--", "cat"]).stdin(Stdio::piped()).spawn().expect("start");
+    let cgroup = cgroup_of(&wrapper);
+    eventually("the command runs", || {
+        fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|text| text.lines().count() == 2)
+    });
+    fs::create_dir_all(cgroup.join("a/b")).expect("create");
+    drop(wrapper.stdin.take());
+    assert_eq!(wrapper.wait().expect("wait").code(), Some(0));
+    assert!(!cgroup.exists());
+}
+
+#[test]
 fn orphans_are_reaped() {
     // Double forks, then a look at whether any of them stays as a zombie of process 1.
     let output = sh("for i in 1 2 3 4 5; do (sh -c 'exit 0' & ) ; done
@@ -131,6 +144,7 @@ fn a_signal_at_any_moment_ends_it_cleanly() {
     for delay in 0..20 {
         let mut wrapper = exec(&["--", "sleep", "1004.4"]).spawn().expect("start");
         let cgroup = cgroup_of(&wrapper);
+        // Nothing is waited for here; the moment is what is tested.
         std::thread::sleep(std::time::Duration::from_micros(delay * 500));
         kill(Pid::from_raw(wrapper.id().cast_signed()), Signal::SIGTERM).expect("signal");
         let status = wrapper.wait().expect("wait");
