@@ -47,10 +47,12 @@ impl Janitor {
     }
 
     /// Ends it, once there is nothing left for it to do. Killed, not just left to end by itself: it must not find
-    /// another cgroup by this name, should the process id be used again at once. Not waited for: our own end is near.
+    /// another cgroup by this name, should the process id be used again at once. Waited for, so that the caller's own
+    /// cgroup holds nothing of ours when we are gone.
     pub(super) fn dismiss(mut self) {
-        // It fails only where the janitor is gone already.
+        // Either fails only where the janitor is gone already.
         let _ = self.child.kill();
+        let _ = self.child.wait();
         drop(self.pipe);
     }
 }
