@@ -4,6 +4,7 @@ mod jail {
     pub(super) mod support;
 
     mod escape;
+    mod hosts;
     mod lifetime;
     mod refusals;
     mod terminal;

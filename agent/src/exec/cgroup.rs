@@ -101,7 +101,10 @@ impl Cgroup {
         let path = parent.join(format!("egress-warden-exec.{}", std::process::id()));
         // First the janitor: a cgroup without one would stay after a SIGKILL of this process.
         let janitor = Janitor::start(&path).map_err(io_error("start the janitor of", &path))?;
-        make_directory(&parent, &path)?;
+        if let Err(error) = make_directory(&parent, &path) {
+            janitor.dismiss();
+            return Err(error);
+        }
         let open = || -> io::Result<(File, u64)> {
             let dir = File::open(&path)?;
             let id = dir.metadata()?.ino();

@@ -58,8 +58,8 @@ impl Jail {
 
     /// Starts `command` in `cgroup`, to which the programs that enforce the policy are attached by now.
     ///
-    /// To be called from the main thread of a process that has no other. Every descriptor from 3 on is marked close-on-exec, and standard input and output become /dev/null here: they
-    /// are CMD's.
+    /// To be called from the main thread of a process that has no other. Every descriptor from 3 on is marked
+    /// close-on-exec, and standard input and output become /dev/null here: they are CMD's.
     pub fn spawn(
         cgroup: &Cgroup,
         command: &[OsString],

@@ -46,11 +46,14 @@ impl Janitor {
         Ok(Self { child, pipe })
     }
 
-    /// Lets it go, once there is nothing left for it to do.
+    /// Ends it, once there is nothing left for it to do. Killed, not just left to end by itself: it must not find
+    /// another cgroup by this name, should the process id be used again at once. Waited for, so that the caller's own
+    /// cgroup holds nothing of ours when we are gone.
     pub(super) fn dismiss(mut self) {
-        drop(self.pipe);
-        // It finds no cgroup and ends. Waiting only keeps it from being a zombie, so a failure changes nothing.
+        // Either fails only where the janitor is gone already.
+        let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.pipe);
     }
 }
 
