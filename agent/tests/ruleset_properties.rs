@@ -9,7 +9,7 @@ use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rul
 use egress_warden::ruleset::{Compiled, compile};
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::limits::MAX_QUARANTINE_RULES;
-use egress_warden_common::ruleset::{FLAG_AUDIT, FOREVER, HEADER_WORDS, LENGTH, MAGIC, NO_RULE, Ruleset};
+use egress_warden_common::ruleset::{FLAG_AUDIT, FOREVER, HEADER_WORDS, LENGTH, NO_RULE, Ruleset, VERSION};
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -294,7 +294,7 @@ proptest! {
         let again = compile(&policy.clone()).unwrap();
         prop_assert_eq!(&compiled, &again);
         prop_assert_eq!(compiled.hash(), again.hash());
-        prop_assert_eq!(compiled.words[0], MAGIC);
+        prop_assert_eq!(compiled.words[0], VERSION);
         prop_assert_eq!(compiled.words[LENGTH as usize], compiled.words.len() as u64);
         prop_assert_eq!(compiled.words[1] & FLAG_AUDIT != 0, policy.mode == Mode::Audit);
         let v4 = &compiled.words[HEADER_WORDS as usize..][..compiled.usage.v4_boundaries];

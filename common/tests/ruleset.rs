@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::ruleset::{
     CLASS_DENY, CLASS_INTERVALS, CLASSES, Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FLAGS,
-    FLAGS_MARK, FOREVER, HEADER_WORDS, INTERVALS, VERSION, NO_RULE, QUARANTINE, Ruleset, V4, V6, interval_key,
+    FLAGS_MARK, FOREVER, HEADER_WORDS, INTERVALS, NO_RULE, QUARANTINE, Ruleset, V4, V6, VERSION,
+    interval_key,
 };
 use egress_warden_common::{Address, Facts, Reason, Route, decide};
 use proptest::prelude::*;

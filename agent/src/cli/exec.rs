@@ -34,8 +34,8 @@ pub struct ExecArgs {
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
     /// Capabilities that the command keeps, with or without CAP_, separated by commas; `none` for none
-    #[arg(long, value_name = "NAME,...", default_value_t = CapabilitySet::default())]
-    pub keep_caps: CapabilitySet,
+    #[arg(long, value_name = "NAME,...", default_value_t = CapabilitySet::default().to_string())]
+    pub keep_caps: String,
     /// Print the kernel programs' own diagnostics to standard error
     #[arg(long)]
     pub kernel_log: bool,
@@ -56,6 +56,14 @@ pub enum ModeArg {
 /// Runs the command, and returns the exit code.
 #[must_use]
 pub fn exec(args: ExecArgs) -> i32 {
+    // Read here and not by clap, whose errors take three lines.
+    let keep_caps = match args.keep_caps.parse() {
+        Ok(keep_caps) => keep_caps,
+        Err(error) => {
+            eprintln!("egress-warden: --keep-caps: {error}");
+            return FAILED;
+        }
+    };
     let options = Options {
         allowlists: args.allowlists,
         policy: args.policy,
@@ -64,7 +72,7 @@ pub fn exec(args: ExecArgs) -> i32 {
             ModeArg::Audit => Mode::Audit,
         }),
         events: args.events,
-        keep_caps: args.keep_caps,
+        keep_caps,
         kernel_log: args.kernel_log,
         command: args.command,
     };

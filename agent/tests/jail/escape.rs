@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
-use super::support::{cgroup_of, exec, own_cgroup, python, sh, stderr, stdout};
+use super::support::{UNDER, cgroup_of, exec, own_cgroup, python, sh, stderr, stdout};
 
 /// Runs a script that tries to leave, lets it wait, and looks from outside at whether all its processes are still in.
 fn stays_inside(processes: usize, script: &str) {
@@ -168,9 +168,9 @@ assert os.read(reader, 1) == b'x', 'the child failed'
 
 #[test]
 fn descriptors_of_the_caller_are_closed() {
-    let script = "exec 7</; exec 8<\"$1\"; exec \"$0\" exec -- sh -c 'ls /proc/self/fd'";
+    let script = format!("exec 7</; exec 8<\"$1\"; exec \"$0\" exec {UNDER} -- sh -c 'ls /proc/self/fd'");
     let output = std::process::Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_egress-warden")])
+        .args(["-c", &script, env!("CARGO_BIN_EXE_egress-warden")])
         .arg(own_cgroup())
         .stdin(Stdio::null())
         .output()

@@ -2,13 +2,13 @@
 
 use std::process::{Command, Output, Stdio};
 
-use super::support::{cgroup_root, own_cgroup, stderr, stdout};
+use super::support::{UNDER, cgroup_root, own_cgroup, stderr, stdout};
 
 /// Changes the mounts, then runs exec among them.
 fn exec_after(setup: &str, script: &str) -> Output {
     Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg(format!("set -e; {setup}; exec \"$0\" exec -- sh -c \"$1\""))
+        .arg(format!("set -e; {setup}; exec \"$0\" exec {UNDER} -- sh -c \"$1\""))
         .args([env!("CARGO_BIN_EXE_egress-warden"), script])
         .stdin(Stdio::null())
         .output()

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use super::support::{exec, own_cgroup, stderr, stdout};
+use super::support::{UNDER_ARGUMENTS, exec, own_cgroup, stderr, stdout};
 
 fn assert_refused(output: &Output, needle: &str) {
     let text = stderr(output);
@@ -94,7 +94,13 @@ fn another_user_than_root() {
         .expect("a directory");
     let copy = directory.path().join("egress-warden");
     fs::copy(env!("CARGO_BIN_EXE_egress-warden"), &copy).expect("copy");
-    let output =
-        Command::new(&copy).args(["exec", "--", "true"]).uid(65534).gid(65534).output().expect("start");
+    let output = Command::new(&copy)
+        .arg("exec")
+        .args(UNDER_ARGUMENTS)
+        .args(["--", "true"])
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .expect("start");
     assert_refused(&output, "needs root");
 }

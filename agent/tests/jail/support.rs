@@ -9,10 +9,18 @@ use std::time::{Duration, Instant};
 /// Far more than anything here takes on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// `egress-warden exec ARGUMENTS…`, with nothing to read.
+/// The policy under which every jail is made, as a shell reads it: the one that ships.
+pub(crate) const UNDER: &str =
+    concat!("--allowlists '", env!("CARGO_MANIFEST_DIR"), "/../allowlists' --policy training");
+
+/// The same as arguments.
+pub(crate) const UNDER_ARGUMENTS: [&str; 4] =
+    ["--allowlists", concat!(env!("CARGO_MANIFEST_DIR"), "/../allowlists"), "--policy", "training"];
+
+/// `egress-warden exec ARGUMENTS…` under [`UNDER`], with nothing to read.
 pub(crate) fn exec(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_egress-warden"));
-    command.arg("exec").args(arguments).stdin(Stdio::null());
+    command.arg("exec").args(UNDER_ARGUMENTS).args(arguments).stdin(Stdio::null());
     command
 }
 

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, tcgetpgrp};
 
-use super::support::{eventually, processes_with};
+use super::support::{UNDER, UNDER_ARGUMENTS, eventually, processes_with};
 
 /// A session on a pseudo-terminal. Everything that was shown is kept.
 struct Session {
@@ -43,7 +43,10 @@ impl Session {
     }
 
     fn exec(arguments: &[&str]) -> Self {
-        Self::start(&[&[env!("CARGO_BIN_EXE_egress-warden"), "exec", "--"], arguments].concat())
+        Self::start(
+            &[&[env!("CARGO_BIN_EXE_egress-warden"), "exec"], &UNDER_ARGUMENTS[..], &["--"], arguments]
+                .concat(),
+        )
     }
 
     fn type_in(&mut self, keys: &str) {
@@ -176,7 +179,7 @@ fn under_a_shell_with_job_control() {
     let program = env!("CARGO_BIN_EXE_egress-warden");
     let mut session = Session::start(&["bash", "--norc", "-i"]);
     session.expect("prompt> ");
-    session.type_in(&format!("{program} exec -- sh -c 'read line; echo got $line; sleep 2005.5'\n"));
+    session.type_in(&format!("{program} exec {UNDER} -- sh -c 'read line; echo got $line; sleep 2005.5'\n"));
     session.type_in("hello\n");
     session.expect("got hello");
     eventually("sleep runs", || !processes_with("sleep 2005.5").is_empty());
