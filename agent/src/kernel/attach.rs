@@ -31,10 +31,12 @@ const fn hook(program: &'static str, name: &'static str, attach_type: u32) -> Ho
 }
 
 /// Every hook, in the order of attaching: the authority first, so that no packet ever leaves between two of them.
-pub const HOOKS: [Hook; 7] = [
+pub const HOOKS: [Hook; 9] = [
     hook("egress", "cgroup_skb/egress", 1),
     hook("ingress", "cgroup_skb/ingress", 0),
     hook("note_socket", "cgroup/sock_create", 2),
+    hook("note_bound4", "cgroup/post_bind4", 12),
+    hook("note_bound6", "cgroup/post_bind6", 13),
     hook("connect4", "cgroup/connect4", 10),
     hook("connect6", "cgroup/connect6", 11),
     hook("sendmsg4", "cgroup/sendmsg4", 14),
