@@ -128,7 +128,8 @@ pub fn forbid_bpf(command: &mut Command, errno: u32) {
     let install = move || {
         let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
         // SAFETY: the program and its four instructions outlive the call; prctl is async-signal-safe.
-        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        let result =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
     // SAFETY: between fork and exec only prctl is called; nothing is allocated.

@@ -20,7 +20,7 @@ mod turned;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use egress_warden_tests::{Capture, Frame, Host, World};
+use egress_warden_tests::{Capture, Direction, Frame, Host, World};
 
 /// What payloads of the programs begin with: `MARK` of the Python side.
 const MARK: &[u8] = b"egress-warden test packet";
@@ -44,6 +44,7 @@ fn is_to(frame: &Frame, host: &Host) -> bool {
     [IpAddr::V4(host.v4), IpAddr::V6(host.v6)].iter().any(|ip| frame.is_to_host(*ip))
 }
 
+/// Whether the job sent it and it carries the mark; an ICMP error that quotes it comes the other way.
 fn is_marked(frame: &Frame) -> bool {
-    frame.bytes.windows(MARK.len()).any(|bytes| bytes == MARK)
+    frame.direction == Direction::In && frame.bytes.windows(MARK.len()).any(|bytes| bytes == MARK)
 }

@@ -14,7 +14,8 @@ use crate::policy::Mode;
 Keeps the caller's network and user namespaces; mount, PID, IPC and cgroup namespaces are new. The command cannot leave
 its cgroup, and enforcement outlives this process. Needs root, cgroup2 and Linux 6.1 or newer; no agent, no bpffs.
 
-Exit codes: the command's own; 128+n when signal n ended it; 125 when exec itself failed, and then nothing ran.
+Exit codes: the command's own; 128+n when signal n ended it; 125 when exec itself failed: nothing ran,
+unless the message says that it did.
 
 Examples:
   egress-warden exec --allowlists allowlists/ --policy training -- python train.py

@@ -64,7 +64,12 @@ impl Ancestor {
     /// attach fail, attached after ours it is skipped without a word.
     pub fn refuse_exclusive(&self) -> Result<(), KernelError> {
         for hook in HOOKS {
-            let failed = |source| KernelError::Query { path: self.0.clone(), hook: hook.name, source };
+            // The first bpf(2) of all: what is wrong with the machine shows here.
+            let failed = |source: io::Error| match source.raw_os_error() {
+                Some(libc::EPERM) => KernelError::NotPermitted,
+                Some(libc::ENOSYS) => KernelError::NoBpf,
+                _ => KernelError::Query { path: self.0.clone(), hook: hook.name, source },
+            };
             let directory = File::open(&self.0).map_err(failed)?;
             let (flags, programs) = query(directory.as_fd(), hook.attach_type).map_err(failed)?;
             if let (Some(program), 0) = (programs.first(), flags & ALLOW_MULTI) {

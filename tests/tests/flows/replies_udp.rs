@@ -84,9 +84,8 @@ fn more_callers_than_a_socket_remembers() -> Result<()> {
     let mut server = lists.start(job, &[], SERVER)?;
     server.expect("ready")?;
     // Every caller is answered when it asks, however many there were before.
-    let sockets: Vec<UdpSocket> = (0..2 * ROOM)
-        .map(|_| caller.enter(|| UdpSocket::bind("0.0.0.0:0")))
-        .collect::<Result<_, _>>()?;
+    let sockets: Vec<UdpSocket> =
+        (0..2 * ROOM).map(|_| caller.enter(|| UdpSocket::bind("0.0.0.0:0"))).collect::<Result<_, _>>()?;
     for socket in &sockets {
         echoed(socket, job.at(70))?;
     }
