@@ -1,7 +1,8 @@
 //! Records that the kernel programs and the agent share through maps. None has implicit padding; `tests::abi` holds
 //! the sizes.
 
-use crate::limits::{MAX_WINDOW, UDP_FLOW_SETS, UDP_FLOW_WAYS};
+use crate::Address;
+use crate::limits::{MAX_WINDOW, UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS};
 use crate::reason::{Protocol, REASON_SLOTS};
 
 /// Length of a task's name in the kernel, with the closing zero.
@@ -131,6 +132,22 @@ pub struct UdpFlow {
     pub reserved: u32,
 }
 
+impl UdpFlow {
+    /// Does this place hold a flow of that peer?
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of(&self, peer: Address, peer_port: u16) -> bool {
+        self.seen != 0 && self.peer_port == peer_port && Address::from_bytes(self.peer) == peer
+    }
+
+    /// May it still be answered, at this boot time in nanoseconds?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_open(&self, now: u64) -> bool {
+        self.seen != 0 && now.saturating_sub(self.seen) < UDP_FLOW_NS
+    }
+}
+
 /// The UDP flows of one socket. A table of the socket's own, so that no workload can push out another's flows.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -142,7 +159,7 @@ pub struct UdpFlows {
 /// The set of a UDP flow table in which this peer stands.
 #[inline(always)]
 #[must_use]
-pub const fn udp_flow_set(address: crate::Address, port: u16) -> usize {
+pub const fn udp_flow_set(address: Address, port: u16) -> usize {
     let mixed = (address.high ^ address.low ^ (port as u64) << 17).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 60) as usize % UDP_FLOW_SETS
 }
@@ -227,6 +244,19 @@ pub struct WallClock {
 mod tests {
     use super::*;
     use core::mem::size_of;
+
+    #[test]
+    fn a_udp_flow_is_open_for_a_minute_after_the_last_datagram() {
+        let peer = Address::v4(0x0a4d_0202);
+        let flow = UdpFlow { peer: peer.to_bytes(), seen: 5, peer_port: 555, ..UdpFlow::default() };
+        assert!(flow.is_open(5) && flow.is_open(5 + UDP_FLOW_NS - 1));
+        assert!(!flow.is_open(5 + UDP_FLOW_NS));
+        // Another processor may have read the clock a moment earlier.
+        assert!(flow.is_open(4));
+        assert!(flow.is_of(peer, 555) && !flow.is_of(peer, 556) && !flow.is_of(Address::v4(1), 555));
+        let free = UdpFlow::default();
+        assert!(!free.is_open(1) && !free.is_of(Address::from_bytes([0; 16]), 0));
+    }
 
     #[test]
     fn abi() {

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::decide::Clock;
-use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
+use egress_warden_common::limits::UDP_FLOW_WAYS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::ruleset::FOREVER;
@@ -104,12 +104,8 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
     let now = boot_ns();
     for way in 0..UDP_FLOW_WAYS {
         let flow = &set[way];
-        if flow.seen != 0
-            && now.saturating_sub(flow.seen) < UDP_FLOW_NS
-            && flow.peer_port == peer_port
-            && (local_port == ANY_PORT || local_port == flow.local_port)
-            && Address::from_bytes(flow.peer) == peer
-        {
+        let same_socket_port = local_port == ANY_PORT || local_port == flow.local_port;
+        if same_socket_port && flow.is_of(peer, peer_port) && flow.is_open(now) {
             return true;
         }
     }

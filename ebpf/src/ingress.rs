@@ -6,7 +6,7 @@ use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::Address;
-use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
+use egress_warden_common::limits::UDP_FLOW_WAYS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UdpFlow, udp_flow_set};
@@ -95,11 +95,7 @@ fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
     let (mut victim, mut oldest) = (0, u64::MAX);
     for way in 0..UDP_FLOW_WAYS {
         let flow = &mut set[way];
-        if flow.seen != 0
-            && flow.peer_port == packet.source_port
-            && flow.local_port == packet.port
-            && Address::from_bytes(flow.peer) == packet.source
-        {
+        if flow.local_port == packet.port && flow.is_of(packet.source, packet.source_port) {
             flow.seen = now;
             return;
         }
@@ -107,7 +103,7 @@ fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
             (victim, oldest) = (way, flow.seen);
         }
     }
-    if now.saturating_sub(oldest) < UDP_FLOW_NS && oldest != 0 {
+    if set[victim % UDP_FLOW_WAYS].is_open(now) {
         bump!(workload, udp_flows_evicted);
     }
     set[victim % UDP_FLOW_WAYS] = UdpFlow {

@@ -1,8 +1,11 @@
 //! Somebody else's programs on a cgroup above.
 
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
 use anyhow::Result;
 use egress_warden_tests::bpf::{ALLOW_MULTI, ALLOW_OVERRIDE, CONNECT4, EGRESS, PASS, SENDMSG4, UNDO, attach};
-use egress_warden_tests::job::Allowlists;
+use egress_warden_tests::job::{Allowlists, python};
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::DEADLINE;
 use egress_warden_tests::{Capture, TestCgroup, World};
@@ -32,8 +35,8 @@ fn a_program_that_shares_is_no_obstacle() -> Result<()> {
     bench.succeeds(bench.exec(&bench.arguments())?).map(drop)
 }
 
-/// Two calls out by a fresh socket, two by one that served a caller; each is silent, because connect is undone and the
-/// SYN is not let out.
+/// Calls out with a fresh socket, with one that served a caller, and with one that the other side calls meanwhile; each is
+/// silent, because connect is undone and the SYN is not let out.
 const CALLS: &str = r#"
 listener = listen("0.0.0.0", 80)
 say("ready")
@@ -44,11 +47,30 @@ disconnect(made)
 for out in [fresh, made]:
     out.settimeout(0.5)
     say(how(lambda: out.connect(("10.77.2.2", 90))))
+crossing = socket.socket()
+crossing.bind(("0.0.0.0", 600))
+crossing.settimeout(2)
+say("calling")
+say(how(lambda: crossing.connect(("10.77.2.2", 91))))
 datagram = udp("0.0.0.0", 0)
 say(how(lambda: datagram.sendto(MARK, ("10.77.2.2", 90))))
 allowed = tcp("10.77.3.2", 90)
 say(allowed.recv(9).decode())
 "#;
+
+/// Whether a call from one exact place to another is answered within a second.
+fn calls_from(here: SocketAddr, there: SocketAddr) -> Result<bool> {
+    let program = format!(
+        "made = socket.socket()\nmade.bind(('{}', {}))\nmade.settimeout(1)\nmade.connect(('{}', {}))\n",
+        here.ip(),
+        here.port(),
+        there.ip(),
+        there.port()
+    );
+    let [python, option, program] = python(&program);
+    let status = Command::new(python).args([option, program]).stderr(Stdio::null()).status()?;
+    Ok(status.success())
+}
 
 #[test]
 fn an_undone_refusal_is_refused_at_egress_and_counted_once() -> Result<()> {
@@ -68,14 +90,20 @@ fn an_undone_refusal_is_refused_at_egress_and_counted_once() -> Result<()> {
     let _stream = outside.enter(|| std::net::TcpStream::connect_timeout(&job.at(80), DEADLINE))?;
     program.expect("ETIMEDOUT")?;
     program.expect("ETIMEDOUT")?;
+    program.expect("calling")?;
+    // Its SYN finds a socket that has sent one: what accepts it must not leave either.
+    let met = outside.enter(|| calls_from(outside.at(91), job.at(600)))?;
+    assert!(!met, "nobody answers");
+    program.expect("ETIMEDOUT")?;
     program.expect("EPERM")?;
     program.expect("welcome")?;
     let report = program.finish()?;
-    // The datagram is refused twice, by two hooks, but no datagram goes round the first one unseen: it is two attempts.
-    report.assert_refused(&[("not_allowlisted", 4)]);
+    // Each connection once. The datagram twice, by sendmsg and by egress: the former cannot know that it is undone.
+    report.assert_refused(&[("not_allowlisted", 5)]);
+    assert!(report.note("answers to callers from outside were refused") > 0, "{}", report.errors);
     wire.settle(job, allowed.at(9))?;
     let away = |frame: &egress_warden_tests::Frame| {
-        frame.is_to_host(outside.v4.into()) && frame.destination_port == Some(90)
+        frame.is_to_host(outside.v4.into()) && matches!(frame.destination_port, Some(90 | 91))
     };
     assert_eq!(wire.count(away), 0);
     assert!(wire.count(|frame| frame.is_to(allowed.at(90))) > 0);

@@ -57,7 +57,7 @@ fn a_directory_without_allowlists() -> Result<()> {
 
 #[test]
 fn a_file_cut_at_any_byte() -> Result<()> {
-    let whole = format!("{POLICY}  allow: [places]\n---\n{}", DESTINATIONS);
+    let whole = format!("{POLICY}  allow: [places]\n---\n{DESTINATIONS}");
     // The middle of a key, of a list, of a document; the last cut leaves a policy whose Destinations are missing.
     for cut in ["apiVer", "select: {al", "mode: enf", "allow: [pla", "---\n", "cidrs: [10.0"] {
         let at = whole.find(cut).map_or(0, |start| start + cut.len());
