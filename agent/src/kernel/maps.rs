@@ -20,7 +20,7 @@ struct Wire<T: Copy>(T);
 
 macro_rules! wire {
     ($($type:ty),+) => { $(
-        // SAFETY: `repr(C)`, integers and arrays of integers only, without padding (`common::state::tests::abi`).
+        // SAFETY: `repr(C)`, integers and arrays of integers only, without padding, of a size that `common::state` asserts.
         unsafe impl Pod for Wire<$type> {}
     )+ };
 }

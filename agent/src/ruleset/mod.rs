@@ -7,7 +7,6 @@
 
 pub mod attempt;
 mod encode;
-pub mod icmp;
 mod intervals;
 pub mod nearest;
 mod ranges;
