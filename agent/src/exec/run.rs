@@ -131,7 +131,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     session.ready();
     let duration = started.elapsed();
     let Session { enforcer, events, culprits, failure, .. } = session;
-    close_events(events, failure, options)?;
+    let events = close_events(events, failure, options);
     let destinations: Vec<Rule> = set.destinations().iter().flat_map(|one| one.rules.clone()).collect();
     let summary = Summary {
         policy: &policy,
@@ -147,6 +147,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     // Standard error may be closed by now; that is no reason to forget the command's exit code.
     let _ = io::stderr().write_all(summary.text().as_bytes());
     cgroup.remove()?;
+    events?;
     Ok(code)
 }
 
@@ -234,10 +235,10 @@ impl ExtraPoll for Session<'_> {
         let Self { enforcer, compiled, events, origin, culprits, failure, .. } = self;
         enforcer.drain_records(|record: &Record| {
             culprits.add(record);
-            if let Some(events) = events {
-                if let Err(error) = write_line(events, record, origin, compiled) {
-                    failure.get_or_insert(error);
-                }
+            if let Some(events) = events
+                && let Err(error) = write_line(events, record, origin, compiled)
+            {
+                failure.get_or_insert(error);
             }
         });
         enforcer.flush_log();
