@@ -69,7 +69,13 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     if let Some(socket) = socket {
         remember_counted(socket, destination, IPPROTO_TCP, port);
     }
-    debug!(ctx, "connect to port {} refused, reason {}, audit {}", port, verdict.reason as u8, audit as u8);
+    debug!(
+        ctx,
+        "connect to port {} refused, reason {}, audit {}",
+        port,
+        verdict.reason as u8,
+        u8::from(audit)
+    );
     if audit { PROCEED } else { REFUSE }
 }
 
@@ -156,8 +162,9 @@ fn address_v4(ctx: &SockAddrContext) -> Address {
 #[inline(always)]
 fn address_v6(ctx: &SockAddrContext) -> Address {
     let context: *const bpf_sock_addr = ctx.sock_addr;
-    // SAFETY: fields of the program's context, in network byte order; one by one, as the verifier rewrites each.
     let word = |index: usize| {
+        // SAFETY: a field of the program's context, in network byte order; read one by one, as the verifier rewrites
+        // each of them.
         u64::from(u32::from_be(unsafe { core::ptr::read_volatile(&raw const (*context).user_ip6[index]) }))
     };
     Address { high: word(0) << 32 | word(1), low: word(2) << 32 | word(3) }

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::decide::Clock;
-use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
+use egress_warden_common::limits::UDP_FLOW_NS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::ruleset::FOREVER;
@@ -102,8 +102,7 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
     // SAFETY: the storage lives as long as the socket, which the packet holds.
     let set = unsafe { &(*flows).sets[udp_flow_set(peer, peer_port)] };
     let now = boot_ns();
-    for way in 0..UDP_FLOW_WAYS {
-        let flow = &set[way];
+    for flow in set {
         if flow.seen != 0
             && now.saturating_sub(flow.seen) < UDP_FLOW_NS
             && flow.peer_port == peer_port

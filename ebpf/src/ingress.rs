@@ -93,8 +93,7 @@ fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
     let set = unsafe { &mut (*flows).sets[udp_flow_set(packet.source, packet.source_port)] };
     let now = boot_ns();
     let (mut victim, mut oldest) = (0, u64::MAX);
-    for way in 0..UDP_FLOW_WAYS {
-        let flow = &mut set[way];
+    for (way, flow) in set.iter_mut().enumerate() {
         if flow.seen != 0
             && flow.peer_port == packet.source_port
             && flow.local_port == packet.port

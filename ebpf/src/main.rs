@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "see `atomic`")]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand over the context by value")]
 
 mod atomic;
 mod connect;

@@ -90,7 +90,7 @@ fn count_destination(workload: &Workload, attempt: &Attempt) {
         return;
     }
     const NO_EXIST: u64 = 1;
-    if REFUSED.insert(&key, &1, NO_EXIST).is_ok() {
+    if REFUSED.insert(key, 1, NO_EXIST).is_ok() {
         return;
     }
     // Another processor was first, or the table is full: the latter is counted, never silent.
@@ -212,8 +212,8 @@ fn record(workload: &Workload, attempt: &Attempt, now: u64, crossed: bool) {
         port: attempt.port,
         protocol: attempt.protocol,
         reason: attempt.verdict.reason as u8,
-        audit: attempt.audit as u8,
-        crossed: crossed as u8,
+        audit: u8::from(attempt.audit),
+        crossed: u8::from(crossed),
         reserved: 0,
     });
     entry.submit(0);

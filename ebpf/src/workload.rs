@@ -134,7 +134,7 @@ unsafe extern "C" fn step_packet(depth: u64, walk: *mut c_void) -> i64 {
 #[inline(always)]
 fn look_up(id: u64, walk: &mut Ancestors) -> i64 {
     // SAFETY: the value is a number that is written once, before the programs are attached.
-    let Some(slot) = (unsafe { WORKLOADS.get(&id) }) else { return 0 };
+    let Some(slot) = (unsafe { WORKLOADS.get(id) }) else { return 0 };
     walk.slot_plus_one = *slot + 1;
     1
 }
