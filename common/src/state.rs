@@ -52,9 +52,9 @@ pub struct State {
     pub allowed: [u64; Protocol::ALL.len()],
     /// Answers to inbound flows that quarantine refused.
     pub replies_refused: u64,
-    /// Packets on the loopback interface dropped on arrival because their source was foreign.
+    /// Packets dropped on arrival because they claim to come from outside and did not come by an uplink.
     pub forged_dropped: u64,
-    /// Inbound UDP flows that pushed another one out of their socket's table.
+    /// Inbound UDP flows that pushed another one out of their socket's table, or found no place in it.
     pub udp_flows_evicted: u64,
     /// Sockets whose storage could not be allocated; they are judged in full at each packet.
     pub storage_failed: u64,
@@ -82,7 +82,7 @@ pub struct Process {
 pub struct SocketState {
     /// Slot of the workload plus 1; 0 where not yet known.
     pub slot: u32,
-    /// [`SOCKET_INBOUND`], [`SOCKET_FOREIGN_NAMESPACE`].
+    /// [`SOCKET_INBOUND`], [`SOCKET_FOREIGN_NAMESPACE`], [`SOCKET_NAMESPACE_KNOWN`], [`SOCKET_TCP`].
     pub flags: u32,
     /// Who opened or connected it last.
     pub process: Process,
@@ -114,6 +114,8 @@ pub const SOCKET_INBOUND: u32 = 1;
 pub const SOCKET_FOREIGN_NAMESPACE: u32 = 2;
 /// The network namespace of the socket is known.
 pub const SOCKET_NAMESPACE_KNOWN: u32 = 4;
+/// A TCP socket: it sends under its own lock, so what is remembered with it is never half-written when it is read.
+pub const SOCKET_TCP: u32 = 8;
 
 /// A UDP flow that began outside.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,7 +123,8 @@ pub const SOCKET_NAMESPACE_KNOWN: u32 = 4;
 pub struct UdpFlow {
     /// The peer's address, in network byte order.
     pub peer: [u8; 16],
-    /// Boot time in nanoseconds of the last datagram from it; 0 when the place is free.
+    /// Boot time in nanoseconds of the last datagram from it; 0 when the place is free, [`UDP_FLOW_BUSY`] while it is
+    /// being written.
     pub seen: u64,
     /// The peer's port.
     pub peer_port: u16,
@@ -130,6 +133,9 @@ pub struct UdpFlow {
     /// Zero.
     pub reserved: u32,
 }
+
+/// Stands for the time of a flow that a processor is writing: datagrams of one socket arrive on several at once.
+pub const UDP_FLOW_BUSY: u64 = u64::MAX;
 
 /// The UDP flows of one socket. A table of the socket's own, so that no workload can push out another's flows.
 #[derive(Clone, Copy, Debug)]

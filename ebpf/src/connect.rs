@@ -19,7 +19,7 @@ use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
 
-const SOCK_STREAM: u32 = 1;
+pub(crate) const SOCK_STREAM: u32 = 1;
 const REFUSE: i32 = 0;
 const PROCEED: i32 = 1;
 
@@ -49,13 +49,18 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, socket)) = note(ctx) else { return REFUSE };
+    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
     // judged, it is not.
     if kind != SOCK_STREAM {
         return PROCEED;
+    }
+    // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
+    // sends none.)
+    if let Some(socket) = socket.as_deref_mut() {
+        socket.flags &= !SOCKET_INBOUND;
     }
     let port = port(ctx);
     let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);

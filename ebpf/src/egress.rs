@@ -11,7 +11,7 @@ use egress_warden_common::limits::UDP_FLOW_NS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::ruleset::FOREVER;
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState, udp_flow_set};
+use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, udp_flow_set};
 use egress_warden_common::{Address, Protocol, Verdict};
 
 use crate::connect::is_audit;
@@ -104,6 +104,7 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
     let now = boot_ns();
     for flow in set {
         if flow.seen != 0
+            && flow.seen != UDP_FLOW_BUSY
             && now.saturating_sub(flow.seen) < UDP_FLOW_NS
             && flow.peer_port == peer_port
             && (local_port == ANY_PORT || local_port == flow.local_port)
@@ -116,9 +117,14 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
 }
 
 /// Was this destination allowed to this socket before, by the ruleset that is still in force?
+///
+/// Asked of TCP sockets alone. Two processors may send from one UDP socket at once, and what they remember of two
+/// allowed destinations may mix: the address of the one with the port of the other is allowed to nobody.
 #[inline(always)]
 fn remembered(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
-    same_allowed(workload, socket, packet)
+    packet.protocol == IPPROTO_TCP
+        && socket.flags & SOCKET_TCP != 0
+        && same_allowed(workload, socket, packet)
         && (socket.allowed_until == FOREVER || KernelClock.unix_seconds() < socket.allowed_until)
 }
 

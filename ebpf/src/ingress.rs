@@ -9,13 +9,15 @@ use egress_warden_common::Address;
 use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UdpFlow, udp_flow_set};
+use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UDP_FLOW_BUSY, udp_flow_set};
 
+use crate::atomic;
+use crate::connect::is_audit;
 use crate::egress::full_socket;
 use crate::maps::{SOCKETS, UDP_FLOWS};
 use crate::rules::boot_ns;
-use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, walk};
-use crate::workload::{Workload, bump, in_own_namespace};
+use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, judge, walk};
+use crate::workload::{Workload, bounded, bump, in_own_namespace};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -54,15 +56,15 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     }
     let own_namespace = in_own_namespace(socket.flags);
     if on_loopback {
-        if !forged(&workload, own_namespace, &packet) {
-            return PASS;
-        }
-        bump!(workload, forged_dropped);
-        debug!(&ctx, "packet with a foreign source dropped on loopback");
-        return DROP;
+        return if forged(&workload, own_namespace, &packet) { drop_forged(&ctx, &workload) } else { PASS };
     }
-    if !own_namespace || !workload.has_uplink(interface) {
+    if !own_namespace {
         return PASS;
+    }
+    if !workload.has_uplink(interface) {
+        let begins = protocol == IPPROTO_TCP && packet.begins_tcp();
+        let forged = begins && !may_answer(&workload, &packet, interface);
+        return if forged { drop_forged(&ctx, &workload) } else { PASS };
     }
     if protocol == IPPROTO_TCP {
         if packet.begins_tcp() {
@@ -72,6 +74,30 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
         learn_udp(sk, &workload, &packet);
     }
     PASS
+}
+
+#[inline(always)]
+fn drop_forged(ctx: &SkBuffContext, workload: &Workload) -> i32 {
+    bump!(workload, forged_dropped);
+    debug!(ctx, "packet from outside that did not come by an uplink dropped");
+    DROP
+}
+
+/// May the workload send to where this packet says it comes from, as to any destination?
+///
+/// Asked of a SYN that came by an interface which is no uplink: one that somebody made inside, perhaps to forge callers.
+/// The mark of a listener stands for all that it accepts, so such a SYN may not profit from the mark that an honest
+/// caller left. Where the answer is no, its SYN-ACK would have been refused without the mark; nothing honest is lost.
+#[inline(always)]
+fn may_answer(workload: &Workload, packet: &Packet, interface: u32) -> bool {
+    let answer = Packet {
+        source: packet.destination,
+        destination: packet.source,
+        source_port: packet.port,
+        port: packet.source_port,
+        ..*packet
+    };
+    judge(workload.slot, &answer, 0, interface).reason.allows() || is_audit(workload)
 }
 
 /// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
@@ -94,26 +120,37 @@ fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
     let now = boot_ns();
     let (mut victim, mut oldest) = (0, u64::MAX);
     for (way, flow) in set.iter_mut().enumerate() {
-        if flow.seen != 0
+        // SAFETY: an aligned field of a live map value.
+        let seen = unsafe { atomic::load(&raw const flow.seen) };
+        if seen == UDP_FLOW_BUSY {
+            continue;
+        }
+        if seen != 0
             && flow.peer_port == packet.source_port
             && flow.local_port == packet.port
             && Address::from_bytes(flow.peer) == packet.source
         {
-            flow.seen = now;
+            // SAFETY: see above. Should another processor have taken the place, this datagram is not learnt.
+            unsafe { atomic::replace(&raw mut flow.seen, seen, now) };
             return;
         }
-        if flow.seen < oldest {
-            (victim, oldest) = (way, flow.seen);
+        if seen < oldest {
+            (victim, oldest) = (way, seen);
         }
     }
-    if now.saturating_sub(oldest) < UDP_FLOW_NS && oldest != 0 {
+    let flow = &mut set[bounded(victim, UDP_FLOW_WAYS)];
+    // A place is claimed before it is written: two peers whose datagrams arrive at once must not mix.
+    // SAFETY: see above.
+    if oldest == UDP_FLOW_BUSY || !unsafe { atomic::replace(&raw mut flow.seen, oldest, UDP_FLOW_BUSY) } {
+        bump!(workload, udp_flows_evicted);
+        return;
+    }
+    flow.peer = packet.source.to_bytes();
+    flow.peer_port = packet.source_port;
+    flow.local_port = packet.port;
+    // SAFETY: see above.
+    unsafe { atomic::replace(&raw mut flow.seen, UDP_FLOW_BUSY, now) };
+    if oldest != 0 && now.saturating_sub(oldest) < UDP_FLOW_NS {
         bump!(workload, udp_flows_evicted);
     }
-    set[victim % UDP_FLOW_WAYS] = UdpFlow {
-        peer: packet.source.to_bytes(),
-        seen: now,
-        peer_port: packet.source_port,
-        local_port: packet.port,
-        reserved: 0,
-    };
 }

@@ -180,7 +180,7 @@ fn fire(state: *mut State, rule: u32, now: u64, audit: bool) -> bool {
     unsafe {
         let field =
             if audit { &raw mut (*state).would_quarantine_at } else { &raw mut (*state).quarantined_at };
-        if !atomic::set_if_zero(field, now) {
+        if !atomic::replace(field, 0, now) {
             return false;
         }
         (*state).quarantine_rule = u64::from(rule);

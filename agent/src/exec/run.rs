@@ -17,7 +17,7 @@ use super::summary::{Culprits, Summary};
 use super::{CapabilitySet, Cgroup, ExtraPoll, Jail};
 use crate::allowlist::{self, AllowlistSet, Diagnostic};
 use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
-use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Probe, Sizes};
+use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Preparation, Probe, Sizes};
 use crate::policy::{Beyond, Mode, Policy, Rule};
 use crate::ruleset::{CompileError, Compiled, compile};
 
@@ -99,6 +99,7 @@ fn list(entries: &[Beyond]) -> String {
 pub fn run(options: &Options) -> Result<i32, ExecError> {
     Jail::check()?;
     Probe::new()?.check()?;
+    let preparation = Preparation::begin();
     let set = allowlist::load(&options.allowlists).map_err(ExecError::Allowlists)?;
     let policy = choose(&set, options)?;
     let compiled = compile(&policy)?;
@@ -110,7 +111,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let events = events.transpose()?;
 
     let cgroup = Cgroup::create()?;
-    let mut enforcer = enforce(&cgroup, &compiled, &namespace, options.kernel_log)?;
+    let mut enforcer = enforce(preparation, &cgroup, &compiled, &namespace, options.kernel_log)?;
     let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
     let workload = cgroup.name();
     let origin = events::Origin { workload, clock_offset: wall_clock()?.offset };
@@ -165,6 +166,7 @@ fn choose(set: &AllowlistSet, options: &Options) -> Result<Policy, ExecError> {
 
 /// Loads, binds, attaches: in this order, so that the first packet already finds its ruleset.
 fn enforce(
+    preparation: Preparation,
     cgroup: &Cgroup,
     compiled: &Compiled,
     namespace: &OwnNamespace,
@@ -179,7 +181,7 @@ fn enforce(
         capacity: u32::MAX as usize,
     })?;
     let sizes = Sizes { words, workloads: 1, refused_destinations: 1024 };
-    let mut enforcer = Enforcer::load(sizes, kernel_log)?;
+    let mut enforcer = Enforcer::load(preparation, sizes, kernel_log)?;
     enforcer.write_words(0, &compiled.words)?;
     enforcer.bind(SLOT, cgroup.id(), 0, GENERATION, namespace)?;
     enforcer.attach(cgroup.fd(), cgroup.path())?;
