@@ -15,6 +15,8 @@ pub const MAX_QUARANTINE_RULES: usize = 4;
 pub const MAX_WINDOW: u32 = 256;
 /// Workloads that one loaded set of programs can hold.
 pub const MAX_WORKLOADS: u32 = 1024;
+/// Addresses and uplinks of all workloads' network namespaces together.
+pub const MAX_LOCALS: u32 = MAX_WORKLOADS * 16;
 /// Depth to which a cgroup's ancestors are walked.
 pub const MAX_CGROUP_DEPTH: i32 = 32;
 /// Records that a workload may write at once before the token bucket limits it.
