@@ -1,0 +1,112 @@
+//! The step with the job that goes on trying.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout};
+
+use anyhow::{Context, Result};
+
+use super::screen::Screen;
+use super::stage::Stage;
+use super::welcome::EXEC;
+use super::wire::Wire;
+use super::{Ran, interrupt};
+
+/// The program under the policy. It says how a phase went and waits, so that frames can be counted between phases.
+struct Noisy {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Noisy {
+    fn start(stage: &Stage, line: &[&str]) -> Result<Noisy> {
+        let mut child = stage.converse(line)?;
+        let input = child.stdin.take().context("standard input is a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("standard output is a pipe")?);
+        Ok(Noisy { child, input, output })
+    }
+
+    /// How the phase went, a word for each attempt; empty when the program has ended early.
+    fn hear(&mut self) -> Result<Vec<String>> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        interrupt::check()?;
+        Ok(line.split_whitespace().map(str::to_owned).collect())
+    }
+
+    fn go_on(&mut self) {
+        // One that has ended early is told by what it did not say.
+        self.input.write_all(b"\n").ok();
+    }
+
+    fn finish(mut self) -> Result<Ran> {
+        drop(self.input);
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.output.read_to_string(&mut stdout)?;
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_string(&mut stderr)?;
+        }
+        Ok(Ran { code: self.child.wait()?.code(), stdout, stderr })
+    }
+}
+
+/// Crosses the threshold, and shows what is open before and after.
+pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.step(
+        "A job that goes on trying is quarantined: the tenth violation closes even what was allowed.",
+    )?;
+    let line = [&EXEC[..6], &["--events", "noisy.jsonl", "--", "./noisy"]].concat();
+    screen.command(&line.join(" "))?;
+    let (index, internal) = (Wire::of(stage, "index")?, Wire::of(stage, "internal")?);
+    let outside = Wire::of(stage, "outside")?;
+    let count = || -> Result<(usize, usize)> {
+        index.settle()?;
+        internal.settle()?;
+        Ok((index.from_job(), internal.from_job()))
+    };
+
+    let mut noisy = Noisy::start(stage, &line)?;
+    let before = noisy.hear()?;
+    let at_first = count()?;
+    noisy.go_on();
+    let attempts = noisy.hear()?;
+    let at_crossing = count()?;
+    noisy.go_on();
+    let after = noisy.hear()?;
+    let at_end = count()?;
+    noisy.go_on();
+    let ran = noisy.finish()?;
+    outside.settle()?;
+
+    screen.prove(
+        before == ["connected", "connected"] && at_first.0 > 0 && at_first.1 > 0,
+        format!(
+            "before: index and internal service answer, {} and {} frames from the job there",
+            at_first.0, at_first.1
+        ),
+    )?;
+    let refused = attempts.iter().filter(|outcome| *outcome == "EPERM").count();
+    screen.prove(
+        refused == 10 && outside.from_job() == 0,
+        format!("{refused} attempts on the outside host got EPERM, {} frames there", outside.from_job()),
+    )?;
+    let quarantined = ran.summary("quarantined after");
+    screen.output(quarantined)?;
+    screen.prove(!quarantined.is_empty(), "the tenth crossed the threshold of the policy")?;
+    let (to_index, to_internal) = (at_end.0 - at_crossing.0, at_end.1 - at_crossing.1);
+    screen.prove(
+        after.first().is_some_and(|outcome| outcome == "EPERM") && to_index == 0,
+        format!(
+            "after: the index is refused, {to_index} frames there, also from the connection that was open before"
+        ),
+    )?;
+    screen.prove(
+        after.get(1).is_some_and(|outcome| outcome == "connected") && to_internal > 0,
+        format!("after: the internal service, which `keep` names, still answers: {to_internal} frames"),
+    )?;
+    let recorded = stage
+        .read("noisy.jsonl")?
+        .lines()
+        .any(|line| line.contains("\"reason\":\"quarantined\"") && line.contains("\"dst\":\"10.77.3.2\""));
+    screen.prove(recorded, "the refused attempt on the index is on record with the reason `quarantined`")
+}

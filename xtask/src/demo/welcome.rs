@@ -1,0 +1,86 @@
+//! The steps in which things work: the allowlists, and what the job needs.
+
+use anyhow::Result;
+
+use super::screen::Screen;
+use super::stage::Stage;
+use super::wire::Wire;
+
+/// How the job's commands begin.
+pub(super) const EXEC: [&str; 7] =
+    ["egress-warden", "exec", "--allowlists", "allowlists", "--policy", "training", "--"];
+
+/// The allowlists are valid, and a mistake would have been found.
+pub(super) fn allowlists(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen
+        .step("The allowlists are checked before anything runs, and a mistake is shown where it stands.")?;
+    let text = stage.read("allowlists/demo.yaml")?;
+    screen.output(&text)?;
+    let good = check(stage, screen, "allowlists")?;
+    screen.prove(good.code == Some(0), "the allowlists are valid (exit code 0)")?;
+    stage.write("mistake.yaml", &text.replace("allow: [proxy, index,", "allow: [proxy, indx,"))?;
+    let bad = check(stage, screen, "mistake.yaml")?;
+    let placed = bad.stderr.contains("mistake.yaml:") && bad.stderr.contains("indx");
+    screen.prove(
+        bad.code == Some(1) && placed,
+        "the same with `indx` for `index` is refused (exit code 1), with its place",
+    )
+}
+
+fn check(stage: &Stage, screen: &Screen, path: &str) -> Result<super::Ran> {
+    let line = ["egress-warden", "check", path];
+    screen.command(&line.join(" "))?;
+    let ran = stage.run(&line)?;
+    screen.output(&format!("{}{}", ran.stdout, ran.stderr))?;
+    Ok(ran)
+}
+
+/// What the job needs works.
+pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
+    screen.step(
+        "Under the policy the job gets what it needs: a package, a page through the proxy, its service.",
+    )?;
+    let world = stage.world();
+    let (index, internal) = (Wire::of(stage, "index")?, Wire::of(stage, "internal")?);
+    let outside = Wire::of(stage, "outside")?;
+
+    let install = "python3 -m pip install --index-url https://index.test/simple --target site demo-package";
+    let printed = succeed(stage, screen, install)?;
+    index.settle()?;
+    let frames = index.from_job();
+    screen.prove(
+        printed.contains("Successfully installed demo-package-1.0") && frames > 0,
+        format!("pip installed the package over TLS: {frames} frames from the job at the index"),
+    )?;
+
+    let printed = succeed(stage, screen, "curl -sS --proxy http://proxy.test:3128 http://outside.test/")?;
+    outside.settle()?;
+    let (direct, proxied) = (outside.from_job(), outside.from(world.host("proxy"), |_| true));
+    screen.prove(
+        printed.contains("hello from outside") && proxied > 0 && direct == 0,
+        format!("the page came through the proxy: {proxied} frames from the proxy, {direct} from the job"),
+    )?;
+
+    let printed = succeed(stage, screen, "curl -sS http://internal.test:8080/")?;
+    internal.settle()?;
+    let frames = internal.from_job();
+    screen.prove(
+        printed.contains("checkpoint stored") && frames > 0,
+        format!("the internal service answered: {frames} frames from the job"),
+    )
+}
+
+/// Runs a command under the policy, and proves that it ended well and that nothing was refused. What it printed.
+fn succeed(stage: &Stage, screen: &mut Screen, line: &str) -> Result<String> {
+    let line: Vec<&str> = EXEC.into_iter().chain(line.split(' ')).collect();
+    // The policy is the same for every command; the options would hide what differs.
+    screen.command(&format!("egress-warden exec … -- {}", line[EXEC.len()..].join(" ")))?;
+    let ran = stage.run(&line)?;
+    screen.output(ran.stdout.lines().last().unwrap_or(""))?;
+    let refused = ran.summary("refused");
+    if ran.code != Some(0) || refused != "refused      nothing" {
+        screen.output(&ran.stderr)?;
+        screen.prove(false, format!("exit code {:?}, {refused}", ran.code))?;
+    }
+    Ok(ran.stdout)
+}
