@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout};
 
 use anyhow::{Context, Result};
 
-use super::screen::Screen;
+use super::screen::{Screen, plural};
 use super::stage::Stage;
 use super::welcome::EXEC;
 use super::wire::Wire;
@@ -69,7 +69,9 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let before = noisy.hear()?;
     let at_first = count()?;
     noisy.go_on();
-    let attempts = noisy.hear()?;
+    let nine = noisy.hear()?;
+    noisy.go_on();
+    let tenth = noisy.hear()?;
     let at_crossing = count()?;
     noisy.go_on();
     let after = noisy.hear()?;
@@ -81,28 +83,36 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
     screen.prove(
         before == ["connected", "connected"] && at_first.0 > 0 && at_first.1 > 0,
         format!(
-            "before: index and internal service answer, {} and {} frames from the job there",
+            "before: the index and the internal service answer; {} and {} frames from the job there",
             at_first.0, at_first.1
         ),
     )?;
-    let refused = attempts.iter().filter(|outcome| *outcome == "EPERM").count();
     screen.prove(
-        refused == 10 && outside.from_job() == 0,
-        format!("{refused} attempts on the outside host got EPERM, {} frames there", outside.from_job()),
+        nine.len() == 10 && nine[..9].iter().all(|outcome| outcome == "EPERM") && nine[9] == "connected",
+        "9 attempts on the outside host got EPERM, and the index still answers",
     )?;
     let quarantined = ran.summary("quarantined after");
+    screen.prove(
+        tenth == ["EPERM"] && quarantined.contains(": 10 violations"),
+        "the tenth attempt got EPERM and crossed the threshold; the summary says:",
+    )?;
     screen.output(quarantined)?;
-    screen.prove(!quarantined.is_empty(), "the tenth crossed the threshold of the policy")?;
+    let frames = outside.from_job();
+    screen.prove(frames == 0, format!("{} from the job at the outside host", plural(frames, "frame")))?;
     let (to_index, to_internal) = (at_end.0 - at_crossing.0, at_end.1 - at_crossing.1);
     screen.prove(
         after.first().is_some_and(|outcome| outcome == "EPERM") && to_index == 0,
         format!(
-            "after: the index is refused, {to_index} frames there, also from the connection that was open before"
+            "after: the index is refused; {} there, not even from the connection that was open before",
+            plural(to_index, "frame")
         ),
     )?;
     screen.prove(
         after.get(1).is_some_and(|outcome| outcome == "connected") && to_internal > 0,
-        format!("after: the internal service, which `keep` names, still answers: {to_internal} frames"),
+        format!(
+            "after: the internal service, which `keep` names, still answers: {}",
+            plural(to_internal, "frame")
+        ),
     )?;
     let recorded = stage
         .read("noisy.jsonl")?

@@ -33,6 +33,7 @@ impl Screen {
     }
 
     pub(super) fn title(&self, title: &str) -> Result<()> {
+        self.line("")?;
         self.line(&self.styled(BOLD, title))
     }
 
@@ -98,7 +99,7 @@ impl Screen {
             bail!("{failed} of {proofs} proofs failed:\n  {}", self.failed.join("\n  "));
         }
         let all = self.styled(GREEN, "Every one holds.");
-        self.line(&format!("{all} Namespaces, cgroups, processes and files of the demo are gone."))
+        self.line(&format!("{all} Nothing of the demo stays on this machine."))
     }
 
     fn styled(&self, style: &str, text: &str) -> String {
@@ -109,6 +110,11 @@ impl Screen {
         // Unlike println!, an error and not a panic when the reader has gone.
         Ok(writeln!(io::stdout(), "{line}")?)
     }
+}
+
+/// A count and what is counted.
+pub(super) fn plural(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 /// Breaks a line at a separator where it is too wide; what follows begins with `hanging`.

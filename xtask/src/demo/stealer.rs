@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Ran;
-use super::screen::Screen;
+use super::screen::{Screen, plural};
 use super::stage::Stage;
 use super::welcome::EXEC;
 use super::wire::Wire;
@@ -30,7 +30,7 @@ struct Attempt {
 impl Attempt {
     fn cell(&self) -> String {
         let milliseconds = self.after.as_secs_f64() * 1000.0;
-        format!("{} {milliseconds:.1} ms, {} frames", self.outcome, self.frames)
+        format!("{} in {milliseconds:.2} ms, {}", self.outcome, plural(self.frames, "frame"))
     }
 
     fn is_refused(&self) -> bool {
@@ -89,17 +89,17 @@ pub(super) fn enforced(stage: &Stage, screen: &mut Screen) -> Result<Ran> {
     screen.prove(
         all(&refused, Attempt::is_refused) && slowest < AT_ONCE,
         format!(
-            "all {} attempts got EPERM, the slowest after {:.1} ms",
+            "all {} attempts got EPERM, the slowest in {:.2} ms",
             ATTEMPTS.len(),
             slowest.as_secs_f64() * 1000.0
         ),
     )?;
     let frames: usize = refused.iter().map(|attempt| attempt.frames).sum();
-    screen.prove(frames == 0, format!("{frames} frames from the job at the outside host"))?;
+    screen.prove(frames == 0, format!("{} from the job at the outside host", plural(frames, "frame")))?;
     let control: usize = free.iter().map(|attempt| attempt.frames).sum();
     screen.prove(
         all(&free, Attempt::got_out),
-        format!("the same program without a policy got {control} frames and every answer: the way is open"),
+        format!("the same program without a policy got {control} frames and every answer through: the way itself is open"),
     )?;
     Ok(ran)
 }
@@ -148,13 +148,18 @@ pub(super) fn who(stage: &Stage, screen: &mut Screen, refused: &Ran) -> Result<(
         format!("{complete} records, one for each attempt, with process and reason"),
     )?;
 
-    let line = ["egress-warden", "explain", "--allowlists", "allowlists", "--policy", "training", "--to"];
-    let line = [&line[..], &["10.77.5.2:80"]].concat();
+    explain(stage, screen, "10.77.5.2:80", "not_allowlisted")?;
+    explain(stage, screen, "10.77.4.2:22", "port_not_allowed")
+}
+
+/// Asks for a destination that is refused for this reason.
+fn explain(stage: &Stage, screen: &mut Screen, to: &str, reason: &str) -> Result<()> {
+    let line = ["egress-warden", "explain", "--allowlists", "allowlists", "--policy", "training", "--to", to];
     screen.command(&line.join(" "))?;
     let ran = stage.run(&line)?;
     screen.output(&ran.stdout)?;
     screen.prove(
-        ran.code == Some(3) && ran.stdout.contains("not_allowlisted"),
-        "explain gives the same verdict without running anything (exit code 3: refused)",
+        ran.code == Some(3) && ran.stdout.contains(reason) && ran.stdout.contains("nearest: "),
+        format!("explain says so without running anything (exit code 3): {reason}, and the nearest entry"),
     )
 }

@@ -40,11 +40,14 @@ pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
     screen.step(
         "Under the policy the job gets what it needs: a package, a page through the proxy, its service.",
     )?;
+    screen.prose(
+        "   Each command runs under `egress-warden exec --allowlists allowlists --policy training --`.",
+    )?;
     let world = stage.world();
     let (index, internal) = (Wire::of(stage, "index")?, Wire::of(stage, "internal")?);
     let outside = Wire::of(stage, "outside")?;
 
-    let install = "python3 -m pip install --index-url https://index.test/simple --target site demo-package";
+    let install = "python3 -m pip install --index-url https://index.test/simple -t site demo-package";
     let printed = succeed(stage, screen, install)?;
     index.settle()?;
     let frames = index.from_job();
@@ -73,8 +76,7 @@ pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
 /// Runs a command under the policy, and proves that it ended well and that nothing was refused. What it printed.
 fn succeed(stage: &Stage, screen: &mut Screen, line: &str) -> Result<String> {
     let line: Vec<&str> = EXEC.into_iter().chain(line.split(' ')).collect();
-    // The policy is the same for every command; the options would hide what differs.
-    screen.command(&format!("egress-warden exec … -- {}", line[EXEC.len()..].join(" ")))?;
+    screen.command(&format!("… {}", line[EXEC.len()..].join(" ")))?;
     let ran = stage.run(&line)?;
     screen.output(ran.stdout.lines().last().unwrap_or(""))?;
     let refused = ran.summary("refused");

@@ -22,9 +22,9 @@ def phase(*words):
 
 
 early, index = connect(INDEX)
-_, internal = connect(INTERNAL)
-phase(index, internal)
-phase(*(connect(OUTSIDE)[1] for _ in range(10)))
+phase(index, connect(INTERNAL)[1])
+phase(*(connect(OUTSIDE)[1] for _ in range(9)), connect(INDEX)[1])
+phase(connect(OUTSIDE)[1])
 # The connection from before the quarantine: the kernel takes the bytes, and then they have to get out.
 early.sendall(b"one more secret")
 phase(connect(INDEX)[1], connect(INTERNAL)[1])
