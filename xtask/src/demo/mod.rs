@@ -3,6 +3,7 @@
 //! A [`stage::Stage`] is the small world in which it happens; the steps run real programs on it and tell a
 //! [`screen::Screen`] what was measured. A proof that does not hold makes the demo fail.
 
+mod files;
 mod interrupt;
 mod quarantine;
 mod screen;

@@ -1,29 +1,30 @@
 //! The step with the job that goes on trying.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout};
+use std::process::{ChildStdin, ChildStdout};
 
 use anyhow::{Context, Result};
 
 use super::screen::{Screen, plural};
-use super::stage::Stage;
+use super::stage::{Program, Stage};
 use super::welcome::EXEC;
 use super::wire::Wire;
 use super::{Ran, interrupt};
 
 /// The program under the policy. It says how a phase went and waits, so that frames can be counted between phases.
 struct Noisy {
-    child: Child,
+    // Dropped in this order: it ends once nobody talks with it.
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    program: Program,
 }
 
 impl Noisy {
     fn start(stage: &Stage, line: &[&str]) -> Result<Noisy> {
-        let mut child = stage.converse(line)?;
-        let input = child.stdin.take().context("standard input is a pipe")?;
-        let output = BufReader::new(child.stdout.take().context("standard output is a pipe")?);
-        Ok(Noisy { child, input, output })
+        let mut program = stage.converse(line)?;
+        let input = program.0.stdin.take().context("standard input is a pipe")?;
+        let output = BufReader::new(program.0.stdout.take().context("standard output is a pipe")?);
+        Ok(Noisy { input, output, program })
     }
 
     /// How the phase went, a word for each attempt; empty when the program has ended early.
@@ -43,10 +44,10 @@ impl Noisy {
         drop(self.input);
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.output.read_to_string(&mut stdout)?;
-        if let Some(mut pipe) = self.child.stderr.take() {
+        if let Some(mut pipe) = self.program.0.stderr.take() {
             pipe.read_to_string(&mut stderr)?;
         }
-        Ok(Ran { code: self.child.wait()?.code(), stdout, stderr })
+        Ok(Ran { code: self.program.0.wait()?.code(), stdout, stderr })
     }
 }
 
@@ -62,7 +63,7 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let count = || -> Result<(usize, usize)> {
         index.settle()?;
         internal.settle()?;
-        Ok((index.from_job(), internal.from_job()))
+        Ok((index.job_frames(), internal.job_frames()))
     };
 
     let mut noisy = Noisy::start(stage, &line)?;
@@ -97,7 +98,7 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
         "the tenth attempt got EPERM and crossed the threshold; the summary says:",
     )?;
     screen.output(quarantined)?;
-    let frames = outside.from_job();
+    let frames = outside.job_frames();
     screen.prove(frames == 0, format!("{} from the job at the outside host", plural(frames, "frame")))?;
     let (to_index, to_internal) = (at_end.0 - at_crossing.0, at_end.1 - at_crossing.1);
     screen.prove(

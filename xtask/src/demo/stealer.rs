@@ -51,7 +51,11 @@ fn steal(stage: &Stage, line: &[&str]) -> Result<(Ran, Vec<Attempt>)> {
     for (line, (_, is_tcp, is_v4)) in ran.stdout.lines().zip(ATTEMPTS) {
         let (outcome, after) = line.split_once(' ').context("the stealer printed something else")?;
         let after = Duration::from_secs_f64(after.parse::<f64>()? / 1000.0);
-        attempts.push(Attempt { outcome: outcome.to_owned(), after, frames: wire.of_attempt(is_tcp, is_v4) });
+        attempts.push(Attempt {
+            outcome: outcome.to_owned(),
+            after,
+            frames: wire.attempt_frames(is_tcp, is_v4),
+        });
     }
     Ok((ran, attempts))
 }

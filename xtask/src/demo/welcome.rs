@@ -50,7 +50,7 @@ pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let install = "python3 -m pip install --index-url https://index.test/simple -t site demo-package";
     let printed = succeed(stage, screen, install)?;
     index.settle()?;
-    let frames = index.from_job();
+    let frames = index.job_frames();
     screen.prove(
         printed.contains("Successfully installed demo-package-1.0") && frames > 0,
         format!("pip installed the package over TLS: {frames} frames from the job at the index"),
@@ -58,7 +58,7 @@ pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
 
     let printed = succeed(stage, screen, "curl -sS --proxy http://proxy.test:3128 http://outside.test/")?;
     outside.settle()?;
-    let (direct, proxied) = (outside.from_job(), outside.from(world.host("proxy"), |_| true));
+    let (direct, proxied) = (outside.job_frames(), outside.frames_of(world.host("proxy"), |_| true));
     screen.prove(
         printed.contains("hello from outside") && proxied > 0 && direct == 0,
         format!("the page came through the proxy: {proxied} frames from the proxy, {direct} from the job"),
@@ -66,7 +66,7 @@ pub(super) fn work(stage: &Stage, screen: &mut Screen) -> Result<()> {
 
     let printed = succeed(stage, screen, "curl -sS http://internal.test:8080/")?;
     internal.settle()?;
-    let frames = internal.from_job();
+    let frames = internal.job_frames();
     screen.prove(
         printed.contains("checkpoint stored") && frames > 0,
         format!("the internal service answered: {frames} frames from the job"),

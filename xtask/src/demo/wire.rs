@@ -31,12 +31,12 @@ impl<'a> Wire<'a> {
     }
 
     /// How many frames from the job came in.
-    pub(super) fn from_job(&self) -> usize {
-        self.from(self.job, |_| true)
+    pub(super) fn job_frames(&self) -> usize {
+        self.frames_of(self.job, |_| true)
     }
 
     /// How many frames from a host came in that fit.
-    pub(super) fn from(&self, host: &Host, fits: impl Fn(&Frame) -> bool) -> usize {
+    pub(super) fn frames_of(&self, host: &Host, fits: impl Fn(&Frame) -> bool) -> usize {
         let (v4, v6) = (IpAddr::V4(host.v4), IpAddr::V6(host.v6));
         self.capture.count(|frame| {
             frame.direction == Direction::In
@@ -46,8 +46,8 @@ impl<'a> Wire<'a> {
     }
 
     /// How many frames of one stealer's attempt came in.
-    pub(super) fn of_attempt(&self, is_tcp: bool, is_v4: bool) -> usize {
-        self.from(self.job, |frame| {
+    pub(super) fn attempt_frames(&self, is_tcp: bool, is_v4: bool) -> usize {
+        self.frames_of(self.job, |frame| {
             let version = frame.destination.is_some_and(|to| to.is_ipv4() == is_v4);
             version && if is_tcp { frame.is_tcp() } else { frame.is_udp() }
         })
