@@ -43,10 +43,10 @@ fn play(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let start = Instant::now();
     screen.title("Egress Warden: what a training job may reach, and what happens to the rest")?;
     screen.prose(
-        "One router and five hosts, each in a network namespace of its own, over IPv4 and IPv6: the training job \
-         (10.77.1.2), an egress proxy (.2.2), a package index with TLS (.3.2), an internal service (.4.2) and an \
-         outside host (.5.2). Nothing touches this machine's own network. A frame counts when a packet capture on the \
-         receiving host's wire sees it.",
+        "Five hosts around a router, each in a network namespace of its own: training job 10.77.1.2, egress proxy \
+         10.77.2.2, package index 10.77.3.2, internal service 10.77.4.2, and an outside host 10.77.5.2, which no \
+         allowlist names. Nothing touches this machine's own network. A frame counts when a packet capture on the \
+         receiving host's wire has seen it.",
     )?;
     welcome::allowlists(stage, screen)?;
     welcome::work(stage, screen)?;

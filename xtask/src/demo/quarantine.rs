@@ -99,7 +99,10 @@ pub(super) fn run(stage: &Stage, screen: &mut Screen) -> Result<()> {
     )?;
     screen.output(quarantined)?;
     let frames = outside.job_frames();
-    screen.prove(frames == 0, format!("{} from the job at the outside host", plural(frames, "frame")))?;
+    screen.prove(
+        frames == 0,
+        format!("none of the ten reached the outside host: {} there", plural(frames, "frame")),
+    )?;
     let (to_index, to_internal) = (at_end.0 - at_crossing.0, at_end.1 - at_crossing.1);
     screen.prove(
         after.first().is_some_and(|outcome| outcome == "EPERM") && to_index == 0,

@@ -67,22 +67,22 @@ impl Screen {
 
     /// A row of a table: a first column, and others of equal width.
     pub(super) fn row(&self, first: &str, others: &[String]) -> Result<()> {
-        let cells: String = others.iter().map(|cell| format!("{cell:<30}")).collect();
+        let cells: String = others.iter().map(|cell| format!("{cell:<34}")).collect();
         self.line(format!("     {first:<20}{cells}").trim_end())
     }
 
-    /// A proof: what was measured, and whether it shows what it should.
-    pub(super) fn prove(&mut self, holds: bool, measured: impl Display) -> Result<()> {
+    /// A proof: what is claimed, with what was measured, and whether that shows it.
+    pub(super) fn prove(&mut self, holds: bool, claim: impl Display) -> Result<()> {
         // What was measured while things were being ended proves nothing.
         interrupt::check()?;
         self.proofs += 1;
-        let measured = measured.to_string();
+        let claim = if holds { claim.to_string() } else { format!("not shown: {claim}") };
         let mark = if holds { self.styled(GREEN, "✓") } else { self.styled(RED, "✗") };
-        for (number, part) in wrapped(&measured, WIDTH, "", ' ').iter().enumerate() {
+        for (number, part) in wrapped(&claim, WIDTH, "", ' ').iter().enumerate() {
             self.line(&format!("   {} {part}", if number == 0 { &mark } else { " " }))?;
         }
         if !holds {
-            self.failed.push(format!("step {}: {measured}", self.steps));
+            self.failed.push(format!("step {}: {claim}", self.steps));
         }
         Ok(())
     }
