@@ -2,11 +2,11 @@
 //! it.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -67,10 +67,10 @@ pub(super) fn write_all(directory: &Path, python: &Path) -> Result<()> {
     for name in ["hosts", "nsswitch.conf"] {
         let place = Path::new("/etc").join(name);
         match mount(Some(&directory.join(name)), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
-            Err(errno) if name == "hosts" || std::io::Error::from(errno).kind() != ErrorKind::NotFound => {
-                bail!("cannot put the demo's own file on {}: {errno}", place.display())
-            }
-            _ => {}
+            // Without it the C library reads files anyway.
+            Err(Errno::ENOENT) if name == "nsswitch.conf" => {}
+            Err(errno) => bail!("cannot put the demo's own file on {}: {errno}", place.display()),
+            Ok(()) => {}
         }
     }
     Ok(())
