@@ -120,7 +120,7 @@ impl Summary<'_> {
     fn write_allowed(&self, out: &mut String) -> fmt::Result {
         let total: u64 = self.state.allowed.iter().sum();
         if total == 0 {
-            return writeln!(out, "  allowed      nothing left by an allowlist entry");
+            return writeln!(out, "  allowed      nothing");
         }
         let parts: Vec<String> = Protocol::ALL
             .iter()
