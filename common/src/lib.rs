@@ -20,5 +20,5 @@ pub use decide::{Facts, Route, Verdict, decide};
 pub use reason::{Protocol, Reason};
 
 /// Version of everything that user space and kernel exchange through maps. A change of any layout in this crate
-/// changes this number; `tests::abi` holds the sizes that belong to it.
+/// changes this number; [`state`] asserts the sizes that belong to it.
 pub const ABI_VERSION: u32 = 1;

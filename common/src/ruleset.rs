@@ -190,7 +190,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[must_use]
     pub fn flags(&self) -> Option<u64> {
         let word = self.word(FLAGS)?;
-        if word >> 32 == FLAGS_MARK >> 32 { Some(word & u32::MAX as u64) } else { None }
+        if word >> 32 == FLAGS_MARK >> 32 { Some(word & u64::from(u32::MAX)) } else { None }
     }
 
     #[inline(always)]
@@ -231,7 +231,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[inline(always)]
     fn find_class(&self, address: Address) -> Option<u32> {
         let (part, stride, key) = match address.as_v4() {
-            Some(bits) => (V4, V4_WORDS, Address { high: 0, low: bits as u64 }),
+            Some(bits) => (V4, V4_WORDS, Address { high: 0, low: u64::from(bits) }),
             None => (V6, V6_WORDS, address),
         };
         let (offset, length) = self.part(part)?;
@@ -246,7 +246,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[must_use]
     pub fn covering(&self, first: u32, count: u32, protocol: u8, port: u16) -> Option<Covering> {
         let key = interval_key(protocol, port);
-        let wanted = Address { high: 0, low: key as u64 };
+        let wanted = Address { high: 0, low: u64::from(key) };
         let position = self.search(first, count, INTERVAL_WORDS, wanted)?.wrapping_sub(self.base);
         let found = self.word(position)?;
         let rule = self.word(position.wrapping_add(1))? as u32;

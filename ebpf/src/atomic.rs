@@ -19,14 +19,14 @@ pub(crate) unsafe fn add(number: *mut u64, amount: u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, SEQ>(number, amount) }
 }
 
-/// Sets a number if it is still zero. True for the one processor that did it.
+/// Sets a number if it is still the one that was seen. True for the one processor that did it.
 ///
 /// # Safety
 /// `number` is an aligned field of a live map value.
 #[inline(always)]
-pub(crate) unsafe fn set_if_zero(number: *mut u64, value: u64) -> bool {
+pub(crate) unsafe fn replace(number: *mut u64, seen: u64, value: u64) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { atomic_cxchg::<u64, SEQ, SEQ>(number, 0, value) }.1
+    unsafe { atomic_cxchg::<u64, SEQ, SEQ>(number, seen, value) }.1
 }
 
 /// Reads a number that other processors change.

@@ -8,18 +8,16 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
 use egress_warden_common::state::{SOCKET_INBOUND, SocketState};
 use egress_warden_common::{Address, Verdict};
 
-use crate::egress::{ANY_PORT, remember_counted, udp_reply};
 use crate::maps::SOCKETS;
-use crate::rules::KernelWords;
+use crate::memory::{ANY_PORT, remember_counted, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
 
-const SOCK_STREAM: u32 = 1;
+pub(crate) const SOCK_STREAM: u32 = 1;
 const REFUSE: i32 = 0;
 const PROCEED: i32 = 1;
 
@@ -49,7 +47,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, socket)) = note(ctx) else { return REFUSE };
+    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
@@ -57,19 +55,30 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     if kind != SOCK_STREAM {
         return PROCEED;
     }
+    // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
+    // sends none.)
+    if let Some(socket) = socket.as_deref_mut() {
+        socket.flags &= !SOCKET_INBOUND;
+    }
     let port = port(ctx);
     let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);
     if verdict.reason.allows() {
         return PROCEED;
     }
-    let audit = is_audit(&workload);
+    let audit = workload.is_audit();
     let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
     attempt.audit = audit;
     count(workload.slot, &attempt);
     if let Some(socket) = socket {
         remember_counted(socket, destination, IPPROTO_TCP, port);
     }
-    debug!(ctx, "connect to port {} refused, reason {}, audit {}", port, verdict.reason as u8, audit as u8);
+    debug!(
+        ctx,
+        "connect to port {} refused, reason {}, audit {}",
+        port,
+        verdict.reason as u8,
+        u8::from(audit)
+    );
     if audit { PROCEED } else { REFUSE }
 }
 
@@ -77,7 +86,7 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     let Some((workload, socket)) = note(ctx) else { return REFUSE };
     // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
-    if is_audit(&workload) {
+    if workload.is_audit() {
         return PROCEED;
     }
     let port = port(ctx);
@@ -134,13 +143,6 @@ fn verdict(
     judge(workload.slot, &packet, socket_flags | reply, UNSENT)
 }
 
-/// Does the workload's policy only watch? A ruleset that cannot be read enforces.
-#[inline(always)]
-pub(crate) fn is_audit(workload: &Workload) -> bool {
-    let ruleset = Ruleset::new(&KernelWords, workload.binding.ruleset);
-    ruleset.flags().unwrap_or(0) & FLAG_AUDIT != 0
-}
-
 #[inline(always)]
 fn port(ctx: &SockAddrContext) -> u16 {
     // SAFETY: a field of the program's context, in network byte order.
@@ -156,8 +158,9 @@ fn address_v4(ctx: &SockAddrContext) -> Address {
 #[inline(always)]
 fn address_v6(ctx: &SockAddrContext) -> Address {
     let context: *const bpf_sock_addr = ctx.sock_addr;
-    // SAFETY: fields of the program's context, in network byte order; one by one, as the verifier rewrites each.
     let word = |index: usize| {
+        // SAFETY: a field of the program's context, in network byte order; read one by one, as the verifier rewrites
+        // each of them.
         u64::from(u32::from_be(unsafe { core::ptr::read_volatile(&raw const (*context).user_ip6[index]) }))
     };
     Address { high: word(0) << 32 | word(1), low: word(2) << 32 | word(3) }

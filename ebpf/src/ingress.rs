@@ -4,17 +4,12 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use core::ffi::c_void;
-use egress_warden_common::Address;
-use egress_warden_common::limits::UDP_FLOW_WAYS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UdpFlow, udp_flow_set};
+use egress_warden_common::state::SOCKET_INBOUND;
 
-use crate::egress::full_socket;
-use crate::maps::{SOCKETS, UDP_FLOWS};
-use crate::rules::boot_ns;
-use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, walk};
+use crate::memory::{asked, learn_udp, stored};
+use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, judge, walk};
 use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
@@ -45,8 +40,7 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     if !on_loopback && !begins_flow {
         return PASS;
     }
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let Some(socket) = SOCKETS.get(sk).map(|socket| unsafe { &mut *socket }) else { return PASS };
+    let Some(socket) = stored(sk) else { return PASS };
     let Some(workload) = Workload::of_socket(Some(socket)) else { return PASS };
     let mut packet = NO_PACKET;
     if !walk(skb, &mut packet).allows() {
@@ -54,15 +48,15 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     }
     let own_namespace = in_own_namespace(socket.flags);
     if on_loopback {
-        if !forged(&workload, own_namespace, &packet) {
-            return PASS;
-        }
-        bump!(workload, forged_dropped);
-        debug!(&ctx, "packet with a foreign source dropped on loopback");
-        return DROP;
+        return if forged(&workload, own_namespace, &packet) { drop_forged(&ctx, &workload) } else { PASS };
     }
-    if !own_namespace || !workload.has_uplink(interface) {
+    if !own_namespace {
         return PASS;
+    }
+    if !workload.has_uplink(interface) {
+        let begins = protocol == IPPROTO_TCP && packet.begins_tcp();
+        let forged = begins && !may_answer(&workload, &packet, interface);
+        return if forged { drop_forged(&ctx, &workload) } else { PASS };
     }
     if protocol == IPPROTO_TCP {
         if packet.begins_tcp() {
@@ -74,43 +68,26 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     PASS
 }
 
-/// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
 #[inline(always)]
-fn asked(socket: &SocketState, packet: &Packet) -> bool {
-    socket.allowed_generation != 0
-        && socket.allowed_protocol == IPPROTO_UDP
-        && socket.allowed_port == packet.source_port
-        && Address::from_bytes(socket.allowed) == packet.source
+fn drop_forged(ctx: &SkBuffContext, workload: &Workload) -> i32 {
+    bump!(workload, forged_dropped);
+    debug!(ctx, "packet from outside that did not come by an uplink dropped");
+    DROP
 }
 
+/// May the workload send to where this packet says it comes from, as to any destination?
+///
+/// Asked of a SYN that came by an interface which is no uplink: one that somebody made inside, perhaps to forge callers.
+/// The mark of a listener stands for all that it accepts, so such a SYN may not profit from the mark that an honest
+/// caller left. Where the answer is no, its SYN-ACK would have been refused without the mark; nothing honest is lost.
 #[inline(always)]
-fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
-    let Some(flows) = UDP_FLOWS.get_or_create(sk) else {
-        bump!(workload, storage_failed);
-        return;
+fn may_answer(workload: &Workload, packet: &Packet, interface: u32) -> bool {
+    let answer = Packet {
+        source: packet.destination,
+        destination: packet.source,
+        source_port: packet.port,
+        port: packet.source_port,
+        ..*packet
     };
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let set = unsafe { &mut (*flows).sets[udp_flow_set(packet.source, packet.source_port)] };
-    let now = boot_ns();
-    let (mut victim, mut oldest) = (0, u64::MAX);
-    for way in 0..UDP_FLOW_WAYS {
-        let flow = &mut set[way];
-        if flow.local_port == packet.port && flow.is_of(packet.source, packet.source_port) {
-            flow.seen = now;
-            return;
-        }
-        if flow.seen < oldest {
-            (victim, oldest) = (way, flow.seen);
-        }
-    }
-    if set[victim % UDP_FLOW_WAYS].is_open(now) {
-        bump!(workload, udp_flows_evicted);
-    }
-    set[victim % UDP_FLOW_WAYS] = UdpFlow {
-        peer: packet.source.to_bytes(),
-        seen: now,
-        peer_port: packet.source_port,
-        local_port: packet.port,
-        reserved: 0,
-    };
+    judge(workload.slot, &answer, 0, interface).reason.allows() || workload.is_audit()
 }

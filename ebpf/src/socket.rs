@@ -6,8 +6,10 @@
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use egress_warden_common::state::{SOCKET_FOREIGN_NAMESPACE, SOCKET_NAMESPACE_KNOWN};
+use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::state::{SOCKET_FOREIGN_NAMESPACE, SOCKET_NAMESPACE_KNOWN, SOCKET_TCP};
 
+use crate::connect::SOCK_STREAM;
 use crate::maps::SOCKETS;
 use crate::workload::{Workload, bump, current_process};
 
@@ -48,6 +50,10 @@ fn note(ctx: &SockContext) -> i32 {
     // SAFETY: `sock` is the program's context.
     let namespace = unsafe { bpf_get_netns_cookie(ctx.sock.cast()) };
     socket.flags = SOCKET_NAMESPACE_KNOWN;
+    // SAFETY: fields of the program's context.
+    if unsafe { (*ctx.sock).type_ == SOCK_STREAM && (*ctx.sock).protocol == u32::from(IPPROTO_TCP) } {
+        socket.flags |= SOCKET_TCP;
+    }
     if workload.binding.netns_cookie == 0 || namespace != workload.binding.netns_cookie {
         socket.flags |= SOCKET_FOREIGN_NAMESPACE;
     }

@@ -48,6 +48,7 @@ pub(crate) enum Target {
     /// Names: enforced by the agent later; here their form was checked.
     Domains {
         at: Span,
+        names: Vec<Located<String>>,
     },
 }
 
@@ -174,11 +175,12 @@ fn misplaced(fields: &Fields<'_>, domains: bool, report: &mut Report) {
 }
 
 fn domains(fields: &Fields<'_>, node: &Node, at: Span, report: &mut Report) -> Option<Target> {
-    filled_list(node, "domains", report, |item, report| domain::name(item, "domains", true, report))?;
+    let names =
+        filled_list(node, "domains", report, |item, report| domain::name(item, "domains", true, report))?;
     if let Some(node) = fields.get("resolvesTo") {
         filled_list(node, "resolvesTo", report, |item, report| cidr(item, "resolvesTo", report));
     }
-    Some(Target::Domains { at })
+    Some(Target::Domains { at, names })
 }
 
 fn addresses(

@@ -6,7 +6,7 @@ use super::scalar::{decimal, raw_text, shorten};
 use super::source::Span;
 use super::suggest::nearest;
 use super::tree::{Node, Value};
-use crate::policy::PortRange;
+use crate::policy::{PortRange, icmp};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -17,27 +17,6 @@ const ICMPV6: u8 = 58;
 pub(crate) const EVERY_PORT: [PortRange; 2] = [
     PortRange { protocol: TCP, first: 0, last: u16::MAX },
     PortRange { protocol: UDP, first: 0, last: u16::MAX },
-];
-
-/// Names of message types with their numbers in ICMP and ICMPv6.
-const ICMP_TYPES: [(&str, Option<u8>, Option<u8>); 17] = [
-    ("echo-reply", Some(0), Some(129)),
-    ("destination-unreachable", Some(3), Some(1)),
-    ("source-quench", Some(4), None),
-    ("redirect", Some(5), Some(137)),
-    ("echo-request", Some(8), Some(128)),
-    ("router-advertisement", Some(9), Some(134)),
-    ("router-solicitation", Some(10), Some(133)),
-    ("time-exceeded", Some(11), Some(3)),
-    ("parameter-problem", Some(12), Some(4)),
-    ("timestamp-request", Some(13), None),
-    ("timestamp-reply", Some(14), None),
-    ("packet-too-big", None, Some(2)),
-    ("multicast-listener-query", None, Some(130)),
-    ("multicast-listener-report", None, Some(131)),
-    ("multicast-listener-done", None, Some(132)),
-    ("neighbour-solicitation", None, Some(135)),
-    ("neighbour-advertisement", None, Some(136)),
 ];
 
 /// What is wrong with a port, and what would be accepted.
@@ -141,14 +120,14 @@ fn icmp_types(node: &Node, families: Families, report: &mut Report) -> Vec<PortR
     }
     let names = filled_list(node, "icmp", report, |item, report| {
         let text = raw_text(item, "icmp", "the name of a message type, such as echo-request", report)?;
-        let known = ICMP_TYPES.iter().position(|(name, _, _)| *name == text);
+        let known = icmp::names().find(|name| *name == text);
         if known.is_none() {
             let finding = report.error(item.at, format!("`icmp`: unknown message type {}", shorten(text)));
-            match nearest(text, ICMP_TYPES.iter().map(|(name, _, _)| *name)) {
+            match nearest(text, icmp::names()) {
                 Some(name) => finding.help(format!("did you mean {name}?")),
                 None if text == "all" => finding.help("write icmp: all, without a list"),
                 None => {
-                    finding.help(format!("known types: {}", ICMP_TYPES.map(|(name, _, _)| name).join(", ")));
+                    finding.help(format!("known types: {}", icmp::names().collect::<Vec<_>>().join(", ")));
                 }
             }
         }
@@ -156,7 +135,8 @@ fn icmp_types(node: &Node, families: Families, report: &mut Report) -> Vec<PortR
     });
     let mut ranges = Vec::new();
     for name in names.unwrap_or_default() {
-        let (text, v4, v6) = ICMP_TYPES[name.value];
+        let text = name.value;
+        let (v4, v6) = (icmp::number(ICMP, text), icmp::number(ICMPV6, text));
         let before = ranges.len();
         ranges.extend(v4.filter(|_| families.v4).map(|number| one(ICMP, number)));
         ranges.extend(v6.filter(|_| families.v6).map(|number| one(ICMPV6, number)));

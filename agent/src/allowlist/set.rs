@@ -19,6 +19,8 @@ pub struct Destinations {
     pub origin: Origin,
     /// Its entries by address, none of them kept in quarantine: that is a policy's to say.
     pub rules: Vec<Rule>,
+    /// The names of its entries by name, each with where its entry begins: lower case, without a closing dot.
+    pub domains: Vec<(Origin, String)>,
     /// Its other entries.
     pub beyond: Vec<Beyond>,
 }
@@ -78,6 +80,13 @@ impl AllowlistSet {
         Some(policy)
     }
 
+    /// The Destinations documents that a policy allows.
+    pub fn allowed_by(&self, policy: &str) -> impl Iterator<Item = &Destinations> {
+        let draft = self.policies.iter().find(|draft| draft.policy.name == policy);
+        let allow = draft.map(|draft| draft.allow.as_slice()).unwrap_or_default();
+        self.destinations.iter().filter(|document| allow.contains(&document.name))
+    }
+
     /// Every Destinations document, in the order of reading.
     #[must_use]
     pub fn destinations(&self) -> &[Destinations] {
@@ -87,7 +96,7 @@ impl AllowlistSet {
 
 fn rules(document: destinations::Destinations, sources: &Sources) -> Destinations {
     let name = document.name.value;
-    let (mut rules, mut beyond) = (Vec::new(), Vec::new());
+    let (mut rules, mut domains, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
     for entry in document.entries {
         match entry.target {
             Target::Addresses(addresses) => rules.push(Rule {
@@ -100,10 +109,13 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
                 expires: entry.expires,
                 keep: false,
             }),
-            Target::Domains { at } => beyond.push(later(at, "domains".to_owned(), sources)),
+            Target::Domains { at, names } => {
+                beyond.push(later(at, "domains".to_owned(), sources));
+                domains.extend(names.into_iter().map(|name| (sources.origin(entry.at), name.value)));
+            }
         }
     }
-    Destinations { origin: sources.origin(document.at), name, rules, beyond }
+    Destinations { origin: sources.origin(document.at), name, rules, domains, beyond }
 }
 
 fn later(at: Span, what: String, sources: &Sources) -> Beyond {

@@ -36,7 +36,8 @@ pub type Measure<'a> = dyn Fn(&Policy) -> Result<String, String> + 'a;
 pub fn compiled_size(policy: &Policy) -> Result<String, String> {
     let compiled = compile(policy).map_err(|error| error.to_string())?;
     let kib = (compiled.words.len() * size_of::<u64>()).div_ceil(1024);
-    Ok(format!("{kib} KiB"))
+    let (figure, found) = compiled.usage.fullest();
+    Ok(format!("{kib} KiB, {found} of {} {figure}", figure.limit()))
 }
 
 /// What a check ends with.

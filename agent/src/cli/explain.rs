@@ -77,8 +77,15 @@ impl Allowlists for AllowlistSet {
     }
 
     fn domains(&self, policy: &str) -> Vec<DomainEntry> {
-        let _ = policy;
-        Vec::new()
+        self.allowed_by(policy)
+            .flat_map(|document| {
+                document.domains.iter().map(|(origin, pattern)| DomainEntry {
+                    origin: origin.clone(),
+                    destinations: document.name.clone(),
+                    pattern: pattern.clone(),
+                })
+            })
+            .collect()
     }
 }
 

@@ -17,7 +17,7 @@ use super::summary::{Culprits, Summary};
 use super::{CapabilitySet, Cgroup, ExtraPoll, Jail};
 use crate::allowlist::{self, AllowlistSet, Diagnostic};
 use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
-use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Probe, Sizes};
+use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Preparation, Probe, Sizes};
 use crate::policy::{Beyond, Mode, Policy, Rule};
 use crate::ruleset::{CompileError, Compiled, compile};
 
@@ -112,6 +112,7 @@ fn list(entries: &[Beyond]) -> String {
 pub fn run(options: &Options) -> Result<i32, ExecError> {
     Jail::check()?;
     Probe::new()?.check()?;
+    let preparation = Preparation::begin();
     let set = allowlist::load(&options.allowlists).map_err(ExecError::Allowlists)?;
     let policy = choose(&set, options)?;
     let compiled = compile(&policy)?;
@@ -123,7 +124,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let events = events.transpose()?;
 
     let cgroup = Cgroup::create()?;
-    let mut enforcer = enforce(&cgroup, &compiled, &namespace, options.kernel_log)?;
+    let mut enforcer = enforce(preparation, &cgroup, &compiled, &namespace, options.kernel_log)?;
     let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
     let workload = cgroup.name();
     let origin = events::Origin { workload, clock_offset: wall_clock()?.offset };
@@ -181,6 +182,7 @@ fn choose(set: &AllowlistSet, options: &Options) -> Result<Policy, ExecError> {
 
 /// Loads, binds, attaches: in this order, so that the first packet already finds its ruleset.
 fn enforce(
+    preparation: Preparation,
     cgroup: &Cgroup,
     compiled: &Compiled,
     namespace: &OwnNamespace,
@@ -195,7 +197,7 @@ fn enforce(
         capacity: u32::MAX as usize,
     })?;
     let sizes = Sizes { words, workloads: 1, refused_destinations: 1024 };
-    let mut enforcer = Enforcer::load(sizes, kernel_log)?;
+    let mut enforcer = Enforcer::load(preparation, sizes, kernel_log)?;
     enforcer.write_words(0, &compiled.words)?;
     enforcer.bind(SLOT, cgroup.id(), 0, GENERATION, namespace)?;
     enforcer.attach(cgroup.fd(), cgroup.path())?;
@@ -246,10 +248,10 @@ impl ExtraPoll for Session<'_> {
         let Self { enforcer, compiled, events, origin, culprits, failure, .. } = self;
         enforcer.drain_records(|record: &Record| {
             culprits.add(record);
-            if let Some(events) = events {
-                if let Err(error) = write_line(events, record, origin, compiled) {
-                    failure.get_or_insert(error);
-                }
+            if let Some(events) = events
+                && let Err(error) = write_line(events, record, origin, compiled)
+            {
+                failure.get_or_insert(error);
             }
         });
         enforcer.flush_log();

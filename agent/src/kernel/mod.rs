@@ -13,5 +13,5 @@ pub mod sys;
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;
 pub use namespace::OwnNamespace;
-pub use object::{Enforcer, Sizes};
+pub use object::{Enforcer, Preparation, Sizes};
 pub use probe::{MINIMUM_KERNEL, Probe};

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nameindex;
+use nix::net::if_::{Interface, if_nameindex};
 
 use super::{KernelError, Probe};
 
@@ -36,15 +36,16 @@ impl OwnNamespace {
             .filter_map(|interface| {
                 let address = interface.address?;
                 if let Some(v4) = address.as_sockaddr_in() {
-                    return Some(IpAddr::V4(Ipv4Addr::from(v4.ip())));
+                    return Some(IpAddr::V4(v4.ip()));
                 }
-                address.as_sockaddr_in6().map(|v6| IpAddr::V6(Ipv6Addr::from(v6.ip())))
+                address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
             })
             .collect();
         addresses.sort_unstable();
         addresses.dedup();
         let interfaces = if_nameindex().map_err(|error| failed("if_nameindex")(error.into()))?;
-        let uplinks = interfaces.iter().map(|i| i.index()).filter(|index| *index != LOOPBACK_INDEX).collect();
+        let uplinks =
+            interfaces.iter().map(Interface::index).filter(|index| *index != LOOPBACK_INDEX).collect();
         Ok(Self { cookie: cookie()?, is_host: is_host()?, addresses, uplinks })
     }
 }

@@ -28,6 +28,19 @@ pub struct Sizes {
     pub refused_destinations: u32,
 }
 
+/// A loader in the making. aya reads and parses the kernel's whole type information (5 MB) for every loader, whether the
+/// object needs it or not; begun early, that goes on beside the reading of allowlists.
+#[derive(Debug)]
+pub struct Preparation(thread::JoinHandle<EbpfLoader<'static>>);
+
+impl Preparation {
+    /// Begins.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(thread::spawn(EbpfLoader::new))
+    }
+}
+
 /// The programs, loaded and verified, with their maps. It exists only when every program was accepted.
 pub struct Enforcer {
     ebpf: Ebpf,
@@ -38,12 +51,15 @@ pub struct Enforcer {
 
 impl Enforcer {
     /// Loads every program. `log` turns on the programs' own diagnostics, which go to the [`log`] crate.
-    pub fn load(sizes: Sizes, log: bool) -> Result<Self, KernelError> {
+    pub fn load(preparation: Preparation, sizes: Sizes, log: bool) -> Result<Self, KernelError> {
         Probe::new()?.check()?;
+        let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
         // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
-        let level: u8 = if log { aya_log::Level::Debug as u8 } else { 0 };
-        let mut ebpf = EbpfLoader::new()
-            .override_global(aya_log::LEVEL, &level, true)
+        let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
+        let mut ebpf = loader
+            // Nothing in the object is relocated against the kernel's types.
+            .btf(None)
+            .override_global(aya_log::LEVEL, level, true)
             .map_max_entries("WORDS", sizes.words.max(1))
             .map_max_entries("WORKLOADS", sizes.workloads)
             .map_max_entries("BINDINGS", sizes.workloads)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+pub mod icmp;
 mod merge;
 pub mod metadata;
 

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
-use super::icmp;
-use crate::policy::PortRange;
+use crate::policy::{PortRange, icmp};
 
 /// Where something wants to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,6 @@
 
 pub mod attempt;
 mod encode;
-pub mod icmp;
 mod intervals;
 pub mod nearest;
 mod ranges;
@@ -113,6 +112,23 @@ pub struct Usage {
     pub intervals: usize,
     /// Quarantine rules.
     pub quarantine_rules: usize,
+}
+
+impl Usage {
+    /// The figure that is closest to its limit, and its value.
+    #[must_use]
+    pub fn fullest(&self) -> (Figure, usize) {
+        let figures = [
+            (Figure::V4Boundaries, self.v4_boundaries),
+            (Figure::V6Boundaries, self.v6_boundaries),
+            (Figure::Classes, self.classes),
+            (Figure::Intervals, self.intervals),
+            (Figure::QuarantineRules, self.quarantine_rules),
+        ];
+        // Parts in a million tell apart what percent would not; the first of equals stands.
+        let share = |(figure, found): &(Figure, usize)| found * 1_000_000 / figure.limit();
+        figures.into_iter().rev().max_by_key(share).unwrap_or((Figure::V4Boundaries, self.v4_boundaries))
+    }
 }
 
 /// A figure that has a limit.

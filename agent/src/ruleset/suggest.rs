@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::attempt::Attempt;
-use super::icmp;
+use crate::policy::icmp;
 
 /// What a reviewer reads until somebody writes more.
 const WHY: &str = "was refused; say what it is for";

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
+use crate::policy::icmp;
 use crate::ruleset::attempt::Attempt;
-use crate::ruleset::icmp;
 
 /// What `--to` means.
 #[derive(Clone, Debug, PartialEq, Eq)]
