@@ -10,6 +10,8 @@ mod interrupted;
 mod machine;
 #[path = "faults/output.rs"]
 mod output;
+#[path = "faults/tables.rs"]
+mod tables;
 
 use std::fs;
 use std::path::PathBuf;

@@ -42,6 +42,7 @@ listener = listen("0.0.0.0", 80)
 say("ready")
 made, _ = listener.accept()
 made.sendall(b"hello")
+wait()
 fresh = socket.socket()
 disconnect(made)
 for out in [fresh, made]:
@@ -88,6 +89,7 @@ fn an_undone_refusal_is_refused_at_egress_and_counted_once() -> Result<()> {
     program.expect("ready")?;
     // The caller is the refused host: its mark must not outlive the call.
     let _stream = outside.enter(|| std::net::TcpStream::connect_timeout(&job.at(80), DEADLINE))?;
+    program.tell("go")?;
     program.expect("ETIMEDOUT")?;
     program.expect("ETIMEDOUT")?;
     program.expect("calling")?;
