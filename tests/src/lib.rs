@@ -10,6 +10,7 @@
 mod agent;
 mod capture;
 mod cgroup;
+pub mod flood;
 mod frame;
 mod netns;
 pub mod probe;
