@@ -9,6 +9,9 @@
 #[path = "enforce/support.rs"]
 mod support;
 
+#[path = "enforce/loaded.rs"]
+mod loaded;
+
 #[path = "enforce/audit.rs"]
 mod audit;
 #[path = "enforce/descendants.rs"]
