@@ -3,13 +3,12 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use anyhow::Result;
 use egress_warden::kernel::clock::HostClock;
 use egress_warden_common::Reason;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
-use egress_warden_tests::wait::DEADLINE;
+use egress_warden_tests::wait::{DEADLINE, until};
 
 use crate::loaded::Enforced;
 use crate::support::{Allowlists, Scene};
@@ -58,7 +57,11 @@ fn closes(place: &str, datagrams: &str) -> Result<()> {
     for _ in 0..5 {
         assert_eq!(python.errno_of("c.sendall, b'after'")?, 0);
     }
-    stream.set_read_timeout(Some(Duration::from_millis(700)))?;
+    let tried_again = "struct.unpack('5B', c.getsockopt(6, 11, 5))[2:]";
+    until("TCP tries again", DEADLINE, || {
+        python.tell(tried_again).is_ok_and(|numbers| numbers != "(0, 0, 0)").then_some(())
+    })?;
+    stream.set_nonblocking(true)?;
     assert!(stream.read(&mut [0; 6]).is_err(), "data after the deadline");
     scene.settle()?;
     let late = scene.capture.count(|frame| frame.payload.starts_with(b"after"));

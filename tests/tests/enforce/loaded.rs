@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use egress_warden::allowlist;
@@ -68,16 +68,25 @@ impl Enforced {
         Ok(self.state()?.counts.iter().flatten().sum())
     }
 
-    /// Starts a Python program inside that does, line by line, what it is told. Whatever starts it must exec it.
+    /// Closes every descriptor of the programs and their maps; the cgroup stays.
+    pub(crate) fn let_go(self) -> TestCgroup {
+        self.cgroup
+    }
+
+    /// Starts a Python program inside that does, line by line, what it is told.
     pub(crate) fn python(&self, namespace: &Namespace) -> Result<Python> {
         let mut command = namespace.command("python3");
         command.args(["-c", &format!("{PRELUDE}\n{TOLD}")]);
-        Python::start(command, |command| self.cgroup.spawn(command))
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = self.cgroup.spawn(command)?;
+        let input = child.stdin.take().context("a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("a pipe")?).lines();
+        Ok(Python { child, input, output })
     }
 }
 
 /// Evaluates each line of its input and prints the value on a line.
-pub(crate) const TOLD: &str = r#"
+const TOLD: &str = r#"
 for line in sys.stdin:
     print(eval(line), flush=True)
 "#;
@@ -90,17 +99,6 @@ pub(crate) struct Python {
 }
 
 impl Python {
-    pub(crate) fn start(
-        mut command: Command,
-        spawn: impl FnOnce(Command) -> Result<Child>,
-    ) -> Result<Python> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = spawn(command)?;
-        let input = child.stdin.take().context("a pipe")?;
-        let output = BufReader::new(child.stdout.take().context("a pipe")?).lines();
-        Ok(Python { child, input, output })
-    }
-
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
