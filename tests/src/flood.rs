@@ -38,9 +38,7 @@ pub fn run(refused: SocketAddr, allowed: SocketAddr, attempts: u64) -> Result<()
         let flood = &flood;
         let threads: Vec<_> =
             processors.into_iter().map(|cpu| scope.spawn(move || flood.from(cpu))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })?;
     println!("done {} {}", flood.returned.into_inner(), flood.sent.into_inner());
     Ok(())

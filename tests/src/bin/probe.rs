@@ -19,7 +19,9 @@ fn main() -> Result<ExitCode> {
         flood::run(refused.parse()?, allowed.parse()?, attempts.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let [attempt, to, timeout] = &args[..] else { bail!("usage: KIND ADDRESS:PORT MILLISECONDS, or flood REFUSED ALLOWED ATTEMPTS") };
+    let [attempt, to, timeout] = &args[..] else {
+        bail!("usage: KIND ADDRESS:PORT MILLISECONDS, or flood REFUSED ALLOWED ATTEMPTS")
+    };
     let outcome = attempt.parse::<Attempt>()?.make(to.parse()?, Duration::from_millis(timeout.parse()?));
     println!("{outcome}");
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

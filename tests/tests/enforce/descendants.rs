@@ -57,10 +57,8 @@ child(somebody_else)
 child(daemon)
 child(lambda: os.execvp("setpriv", ["setpriv", "--reuid", "1000", "--clear-groups", "python3", "-c", PROGRAM]))
 "#;
-    let again = format!(
-        "{PRELUDE}\n{}\nattempts('setpriv')",
-        program.split("\n\n").next().unwrap_or_default()
-    );
+    let again =
+        format!("{PRELUDE}\n{}\nattempts('setpriv')", program.split("\n\n").next().unwrap_or_default());
     let program = format!("PROGRAM = '''{again}'''\n{program}");
     let report = allowlists.python(scene.job(), &program)?;
     scene.settle()?;

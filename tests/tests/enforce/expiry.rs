@@ -95,8 +95,10 @@ fn exec_keeps_entries_with_a_deadline_closed_while_the_clock_is_not_synchronised
     scene.settle()?;
     assert_eq!(scene.arrived(17, "10.88.1.2:9".parse()?), 1);
     let synchronised = HostClock.unix_seconds() != UNSYNCHRONISED;
-    let arrived: usize =
-        ["10.77.2.2:53", "[fd77:2::2]:53"].iter().map(|place| scene.payloads(place.parse().unwrap()).len()).sum();
+    let arrived: usize = ["10.77.2.2:53", "[fd77:2::2]:53"]
+        .iter()
+        .map(|place| scene.payloads(place.parse().unwrap()).len())
+        .sum();
     assert_eq!(arrived, if synchronised { 2 } else { 0 });
     assert_eq!(report.summary.contains("the clock is not synchronised"), !synchronised, "{}", report.summary);
     let expired = report.events.iter().filter(|event| event["reason"] == "expired").count();
@@ -108,7 +110,8 @@ fn exec_keeps_entries_with_a_deadline_closed_while_the_clock_is_not_synchronised
 fn an_entry_in_the_past_is_closed_and_named() -> Result<()> {
     let scene = Scene::new()?;
     let allowlists = Allowlists::enforce(&ENTRIES.replace("2090", "2020"))?;
-    let program = "attempt('tcp', '10.77.2.2', 80)\nattempt('tcp', 'fd77:2::2', 80)\nattempt('udp', '10.88.1.2', 9)";
+    let program =
+        "attempt('tcp', '10.77.2.2', 80)\nattempt('tcp', 'fd77:2::2', 80)\nattempt('udp', '10.88.1.2', 9)";
     let report = allowlists.python(scene.job(), program)?;
     scene.settle()?;
     assert_eq!(scene.arrived(6, "10.77.2.2:80".parse()?) + scene.arrived(6, "[fd77:2::2]:80".parse()?), 0);

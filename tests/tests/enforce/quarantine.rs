@@ -29,8 +29,7 @@ spec:
 "#;
 
 fn allowlists(violations: u32, within: &str) -> Result<Allowlists> {
-    let quarantine =
-        format!("{{violations: {violations}, within: {within}, action: isolate, keep: [kept]}}");
+    let quarantine = format!("{{violations: {violations}, within: {within}, action: isolate, keep: [kept]}}");
     let allowlists = Allowlists::new(ENTRIES, &format!("mode: enforce\nquarantine: {quarantine}"))?;
     let path = allowlists.path().join("test.yaml");
     fs::write(&path, fs::read_to_string(&path)?.replace("allow: [open]", "allow: [open, kept]"))?;
@@ -148,9 +147,8 @@ fn nothing_leaves_after_the_threshold(refused: &str, allowed: &str) -> Result<()
     let _listener = scene.outside().enter(|| UdpSocket::bind(allowed))?;
     let probe = probe_binary()?;
     let probe = probe.to_string_lossy();
-    let mut exec = allowlists
-        .exec(scene.job(), &[&probe, "flood", refused, allowed, &ATTEMPTS.to_string()])?
-        .spawn()?;
+    let mut exec =
+        allowlists.exec(scene.job(), &[&probe, "flood", refused, allowed, &ATTEMPTS.to_string()])?.spawn()?;
     let mut output = BufReader::new(exec.stdout.take().expect("a pipe")).lines();
     assert_eq!(output.next().transpose()?.as_deref(), Some("ready"));
     signal("STOP", exec.id())?;
@@ -163,12 +161,17 @@ fn nothing_leaves_after_the_threshold(refused: &str, allowed: &str) -> Result<()
     let report = allowlists.finish(exec)?;
     assert!(report.status.success(), "{}", report.summary);
 
-    let numbers: Vec<u64> =
-        done.strip_prefix("done ").unwrap_or_default().split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    let numbers: Vec<u64> = done
+        .strip_prefix("done ")
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
     let [returned, sent] = numbers[..] else { panic!("the flood said `{done}`") };
     assert_eq!(returned, ATTEMPTS);
     let allowed: SocketAddr = allowed.parse()?;
-    let payloads: Vec<u64> = scene.payloads(allowed).iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let payloads: Vec<u64> =
+        scene.payloads(allowed).iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     assert!(payloads.len() as u64 >= THRESHOLD, "only {} datagrams before the threshold", payloads.len());
     let late = payloads.iter().filter(|number| **number >= THRESHOLD).count();
     assert_eq!(late, 0, "datagrams that were sent after the attempt that crossed");

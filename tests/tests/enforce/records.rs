@@ -14,12 +14,14 @@ const ENTRIES: &str = r#"
 "#;
 
 const KEYS: [&str; 13] = [
-    "comm", "dst", "mode", "name", "pid", "port", "protocol", "reason", "rule", "src", "tgid", "time", "workload",
+    "comm", "dst", "mode", "name", "pid", "port", "protocol", "reason", "rule", "src", "tgid", "time",
+    "workload",
 ];
 
 /// `2026-01-02T03:04:05.678Z`, as RFC 3339 writes it.
 fn is_rfc3339(text: &str) -> bool {
-    let shape = |text: &str| text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
+    let shape =
+        |text: &str| text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
     let (Some(head), Some(tail)) = (text.get(..19), text.get(19..)) else { return false };
     shape(head) == "0000-00-00T00:00:00"
         && tail.ends_with('Z')
@@ -71,12 +73,18 @@ sys.stdin.readline()
     }
     let [connected, tcp, sendto] = &report.events[..] else { unreachable!("three") };
     let rule = allowlists.place_of("cidrs:")?;
-    assert_eq!(format!("from {} 0", connected["src"].as_str().unwrap_or_default()).split(' ').nth(1), from.split(' ').nth(1));
+    assert_eq!(
+        format!("from {} 0", connected["src"].as_str().unwrap_or_default()).split(' ').nth(1),
+        from.split(' ').nth(1)
+    );
     assert_eq!((&connected["dst"], &connected["port"]), (&"10.77.2.2".into(), &54.into()));
     assert_eq!((&connected["protocol"], &connected["reason"]), (&"udp".into(), &"port_not_allowed".into()));
     assert_eq!(connected["rule"], rule);
     assert_eq!((&tcp["dst"], &tcp["port"]), (&"fd77:2::2".into(), &81.into()));
-    assert_eq!((&tcp["protocol"], &tcp["reason"], &tcp["rule"]), (&"tcp".into(), &"port_not_allowed".into(), &rule.into()));
+    assert_eq!(
+        (&tcp["protocol"], &tcp["reason"], &tcp["rule"]),
+        (&"tcp".into(), &"port_not_allowed".into(), &rule.into())
+    );
     assert_eq!((&sendto["dst"], &sendto["reason"]), (&"10.88.0.9".into(), &"not_allowlisted".into()));
     // The source of a refused connect or sendto was not chosen yet.
     assert!(sendto["rule"].is_null() && sendto["src"].is_null() && tcp["src"].is_null());

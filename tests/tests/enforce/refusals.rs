@@ -137,7 +137,10 @@ fn judged(kinds: &[&str]) -> Result<()> {
                 assert!(mine.iter().all(|attempt| !attempt.is_refused()), "{what}: {mine:?}");
             } else {
                 assert_eq!(arrived, 0, "{what}: frames arrived");
-                assert!(mine.iter().all(|attempt| attempt.is_refused() || keeps_quiet(attempt)), "{what}: {mine:?}");
+                assert!(
+                    mine.iter().all(|attempt| attempt.is_refused() || keeps_quiet(attempt)),
+                    "{what}: {mine:?}"
+                );
                 // The quickest, because a loaded machine may keep any single one waiting.
                 let quickest = mine.iter().map(|attempt| attempt.elapsed).min();
                 assert!(quickest < Some(Duration::from_millis(100)), "{what}: {mine:?}");

@@ -86,9 +86,9 @@ impl Scene {
 
     /// The payloads of the datagrams that reached this place.
     pub(crate) fn payloads(&self, place: SocketAddr) -> Vec<String> {
-        let datagrams = self.capture.frames(|frame: &Frame| {
-            frame.direction == Direction::In && frame.is_udp() && frame.is_to(place)
-        });
+        let datagrams = self
+            .capture
+            .frames(|frame: &Frame| frame.direction == Direction::In && frame.is_udp() && frame.is_to(place));
         datagrams.iter().map(|frame| String::from_utf8_lossy(&frame.payload).into_owned()).collect()
     }
 
@@ -215,7 +215,9 @@ impl Report {
         }
         let total: u64 = line.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
         let by_reason = match line.split_once(": ") {
-            Some((_, parts)) => parts.split(", ").map(|part| part.split_once(' ').expect("N reason")).collect(),
+            Some((_, parts)) => {
+                parts.split(", ").map(|part| part.split_once(' ').expect("N reason")).collect()
+            }
             None => vec![("", line.rsplit_once(", ").expect("attempts, reason").1)],
         };
         let number = |count: &str| if count.is_empty() { total } else { count.parse().expect("a number") };
@@ -227,13 +229,6 @@ impl Report {
         let notes = self.summary.lines().filter_map(|line| line.strip_prefix("  note         "));
         let found = notes.filter(|note| note.contains(words)).find_map(|note| note.split(' ').next());
         found.map_or(0, |number| number.parse().expect("a note begins with a number"))
-    }
-
-    /// The flows that the summary says were allowed.
-    pub(crate) fn allowed(&self) -> u64 {
-        let line = self.summary.lines().find_map(|line| line.strip_prefix("  allowed "));
-        let word = line.expect("the line of what was allowed").trim().split(' ').next().expect("a word");
-        word.parse().unwrap_or(0)
     }
 
     /// How many records there are of each kind: reason, protocol, destination, port, rule.
