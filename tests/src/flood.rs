@@ -67,8 +67,8 @@ impl Flood {
         while self.begun.fetch_add(1, Ordering::SeqCst) < self.attempts {
             attempt(self.refused)?;
             self.returned.fetch_add(1, Ordering::SeqCst);
-            self.note(connected.send(&self.number()));
-            self.note(unconnected.send_to(&self.number(), self.allowed));
+            self.note(&connected.send(&self.number()));
+            self.note(&unconnected.send_to(&self.number(), self.allowed));
         }
         Ok(())
     }
@@ -77,7 +77,7 @@ impl Flood {
         self.returned.load(Ordering::SeqCst).to_string().into_bytes()
     }
 
-    fn note(&self, sent: io::Result<usize>) {
+    fn note(&self, sent: &io::Result<usize>) {
         // A refusal is what the quarantine is for; the far side tells whether it held.
         if sent.is_ok() {
             self.sent.fetch_add(1, Ordering::SeqCst);

@@ -158,7 +158,7 @@ while True:
     errno_of(udp, "10.77.2.2", 53, str(number).encode())
 "#;
     let program = format!("{PRELUDE}\n{program}");
-    let mut exec = allowlists.exec(scene.job(), &["python3", "-c", &program])?.spawn()?;
+    let mut exec = allowlists.start(scene.job(), &["python3", "-c", &program])?;
     let cgroup = cgroup_of(exec.id())?;
     until("exec makes its cgroup", DEADLINE, || cgroup.exists().then_some(()))?;
     let allowed = "10.77.2.2:53".parse()?;

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use egress_warden_tests::probe::probe_binary;
 use egress_warden_tests::wait::{DEADLINE, until};
 
-use crate::support::{Allowlists, Scene};
+use crate::support::{Allowlists, Attempted, Scene};
 
 const ENTRIES: &str = r#"
 - cidrs: [10.77.2.2/32, "fd77:2::2/128"]
@@ -117,7 +117,7 @@ attempt("udp", "10.77.2.2", 53)
 "#;
     let report = allowlists.python(scene.job(), program)?;
     scene.settle()?;
-    let refused: Vec<bool> = report.attempts().iter().map(|attempt| attempt.is_refused()).collect();
+    let refused: Vec<bool> = report.attempts().iter().map(Attempted::is_refused).collect();
     assert_eq!(refused, [false, true]);
     assert_eq!(scene.arrived(17, "10.77.2.2:53".parse()?), 1);
     // The bucket was empty by then, and the record of the crossing came through all the same.
@@ -148,7 +148,7 @@ fn nothing_leaves_after_the_threshold(refused: &str, allowed: &str) -> Result<()
     let probe = probe_binary()?;
     let probe = probe.to_string_lossy();
     let mut exec =
-        allowlists.exec(scene.job(), &[&probe, "flood", refused, allowed, &ATTEMPTS.to_string()])?.spawn()?;
+        allowlists.start(scene.job(), &[&probe, "flood", refused, allowed, &ATTEMPTS.to_string()])?;
     let mut output = BufReader::new(exec.stdout.take().expect("a pipe")).lines();
     assert_eq!(output.next().transpose()?.as_deref(), Some("ready"));
     signal("STOP", exec.id())?;

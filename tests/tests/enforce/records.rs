@@ -52,7 +52,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 "#;
     let program = format!("{}\n{program}", crate::support::PRELUDE);
-    let mut exec = allowlists.exec(scene.job(), &["python3", "-c", &program])?.spawn()?;
+    let mut exec = allowlists.start(scene.job(), &["python3", "-c", &program])?;
     let wrapper = exec.id();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(exec.stdout.take().expect("a pipe")));
     let from = lines.next().expect("a line")?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -51,7 +52,6 @@ impl Scene {
             outside.run(["ip", "addr", "add", &cidr, "dev", "eth0"])?;
             world.router().run(["ip", family, "route", "add", &cidr, "via", &gateway])?;
         }
-        // Nothing is open on the outside host; its "port unreachable" would end up as the error of a later attempt.
         let capture = Capture::start(outside, "eth0")?;
         Ok(Scene { world, capture })
     }
@@ -149,18 +149,18 @@ impl Allowlists {
         self.path().join("events.jsonl")
     }
 
-    /// `egress-warden exec` of a command in a namespace. Its standard streams are pipes.
-    pub(crate) fn exec(&self, namespace: &Namespace, command: &[&str]) -> Result<Command> {
+    /// Starts `egress-warden exec` of a command in a namespace. Its standard streams are pipes.
+    pub(crate) fn start(&self, namespace: &Namespace, command: &[&str]) -> Result<Started> {
         let mut exec = namespace.command(agent_binary()?);
         exec.arg("exec").arg("--allowlists").arg(self.path()).args(["--policy", "test", "--events"]);
         exec.arg(self.events()).arg("--").args(command);
         exec.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(exec)
+        Ok(Started(exec.spawn()?))
     }
 
     /// Runs a command to its end.
     pub(crate) fn run(&self, namespace: &Namespace, command: &[&str]) -> Result<Report> {
-        self.finish(self.exec(namespace, command)?.spawn()?)
+        self.finish(self.start(namespace, command)?)
     }
 
     /// Runs a Python program to its end, with [`PRELUDE`] before it.
@@ -171,7 +171,7 @@ impl Allowlists {
     }
 
     /// Waits for the end of a started `exec`, and reads what it reported.
-    pub(crate) fn finish(&self, mut exec: Child) -> Result<Report> {
+    pub(crate) fn finish(&self, mut exec: Started) -> Result<Report> {
         drop(exec.stdin.take());
         let stdout = reader(exec.stdout.take());
         let stderr = reader(exec.stderr.take());
@@ -181,6 +181,31 @@ impl Allowlists {
         let events = fs::read_to_string(self.events()).unwrap_or_default();
         let events = events.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         Ok(Report { status, output, summary, events })
+    }
+}
+
+/// A running `exec`. When a test fails it is killed, stopped or not, and its janitor removes the cgroup.
+pub(crate) struct Started(Child);
+
+impl Deref for Started {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Both fail where it was waited for already.
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
