@@ -11,6 +11,7 @@ mod agent;
 pub mod bpf;
 mod capture;
 mod cgroup;
+pub mod flood;
 mod frame;
 pub mod job;
 mod netns;
