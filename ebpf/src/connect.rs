@@ -8,7 +8,7 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState};
+use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState};
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::SOCKETS;
@@ -57,8 +57,14 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     }
     // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
     // sends none.)
+    // SAFETY: a field of the program's context.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
     if let Some(socket) = socket.as_deref_mut() {
         socket.flags &= !SOCKET_INBOUND;
+        // Known by now even of a socket that nobody saw being made.
+        if protocol == u32::from(IPPROTO_TCP) {
+            socket.flags |= SOCKET_TCP;
+        }
     }
     let port = port(ctx);
     let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);

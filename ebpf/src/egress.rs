@@ -5,11 +5,11 @@ use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::Verdict;
 use egress_warden_common::packet::Packet;
-use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState};
+use egress_warden_common::reason::{IPPROTO_UDP, Reason};
+use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState};
 
 use crate::memory::{already_counted, remember, remember_counted, remembered, stored, udp_reply};
-use crate::shared::{NO_PACKET, UDP_REPLY, full_socket, judge, refused, walk};
+use crate::shared::{NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
 
@@ -27,8 +27,9 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     };
     let mut packet = NO_PACKET;
     let unreadable = walk(skb, &mut packet);
+    let answers_caller = is_listening(sk);
     if !unreadable.allows() {
-        return refuse(&workload, socket, &packet, refused(unreadable));
+        return refuse(&workload, socket, &packet, refused(unreadable), answers_caller);
     }
     let mut socket_flags = 0;
     if let Some(socket) = socket.as_deref_mut() {
@@ -48,32 +49,43 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     let interface = unsafe { (*skb).ifindex };
     let verdict = judge(workload.slot, &packet, socket_flags, interface);
     if matches!(verdict.reason, Reason::Allowed) {
-        remember(&workload, socket, &packet, &verdict);
+        // A listener answers many callers, on several processors at once: nothing of it is worth remembering.
+        if !answers_caller {
+            remember(&workload, socket, &packet, &verdict);
+        }
         return PASS;
     }
     if verdict.reason.allows() {
         return PASS;
     }
     debug!(&ctx, "packet to port {} refused, reason {}", packet.port, verdict.reason as u8);
-    refuse(&workload, socket, &packet, verdict)
+    let answers_caller = answers_caller || is_reply(&packet, socket_flags);
+    refuse(&workload, socket, &packet, verdict, answers_caller)
 }
 
 /// Refuses a packet and counts the attempt that it belongs to.
 ///
 /// A datagram is an attempt. Of a TCP socket the first packet toward a destination is one, the rest are its
-/// retransmissions. An answer to a caller from outside is none: somebody else began it.
+/// retransmissions. An answer to a caller from outside is none: somebody else began it, and could otherwise bring the
+/// workload into quarantine, or keep counting against it there.
 #[inline(always)]
-fn refuse(workload: &Workload, socket: Option<&mut SocketState>, packet: &Packet, verdict: Verdict) -> i32 {
+fn refuse(
+    workload: &Workload,
+    socket: Option<&mut SocketState>,
+    packet: &Packet,
+    verdict: Verdict,
+    answers_caller: bool,
+) -> i32 {
     let audit = workload.is_audit();
     let outcome = if audit { PASS } else { DROP };
-    if packet.accepts_tcp() {
+    if answers_caller {
         bump!(workload, replies_refused);
         return outcome;
     }
     let mut attempt =
         Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
     if let Some(socket) = socket {
-        if packet.protocol == IPPROTO_TCP {
+        if socket.flags & SOCKET_TCP != 0 {
             if already_counted(socket, packet) {
                 return outcome;
             }

@@ -5,17 +5,16 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
-use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
+use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::state::SOCKET_INBOUND;
 
 use crate::memory::{asked, learn_udp, stored};
-use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, judge, walk};
+use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, is_listening, judge, walk};
 use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
 const STATE_ESTABLISHED: u32 = 1;
-const STATE_LISTEN: u32 = 10;
 
 /// Looks at every packet that a socket of the workload receives.
 #[cgroup_skb(ingress)]
@@ -32,7 +31,7 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     let interface = unsafe { (*skb).ifindex };
     let on_loopback = interface == LOOPBACK_INTERFACE;
     let begins_flow = match protocol {
-        IPPROTO_TCP => state == STATE_LISTEN,
+        IPPROTO_TCP => is_listening(sk),
         // A connected socket chose its peer itself: that flow began inside.
         IPPROTO_UDP => state != STATE_ESTABLISHED,
         _ => false,
@@ -55,14 +54,14 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     }
     if !workload.has_uplink(interface) {
         let begins = protocol == IPPROTO_TCP && packet.begins_tcp();
-        let forged = begins && !may_answer(&workload, &packet, interface);
+        let forged = begins && !answer(&workload, &packet, interface).allows();
         return if forged { drop_forged(&ctx, &workload) } else { PASS };
     }
     if protocol == IPPROTO_TCP {
         if packet.begins_tcp() {
             socket.flags |= SOCKET_INBOUND;
         }
-    } else if !asked(socket, &packet) {
+    } else if !asked(socket, &packet) && began_outside(answer(&workload, &packet, interface)) {
         learn_udp(sk, &workload, &packet);
     }
     PASS
@@ -76,13 +75,15 @@ fn drop_forged(ctx: &SkBuffContext, workload: &Workload) -> i32 {
     if workload.is_audit() { PASS } else { DROP }
 }
 
-/// May the workload send to where this packet says it comes from, as to any destination?
+/// What the policy says of sending to where this packet says it comes from, as to any destination.
 ///
 /// Asked of a SYN that came by an interface which is no uplink: one that somebody made inside, perhaps to forge callers.
 /// The mark of a listener stands for all that it accepts, so such a SYN may not profit from the mark that an honest
 /// caller left. Where the answer is no, its SYN-ACK would have been refused without the mark; nothing honest is lost.
+///
+/// Asked of datagrams as well: see [`began_outside`].
 #[inline(always)]
-fn may_answer(workload: &Workload, packet: &Packet, interface: u32) -> bool {
+fn answer(workload: &Workload, packet: &Packet, interface: u32) -> Reason {
     let answer = Packet {
         source: packet.destination,
         destination: packet.source,
@@ -90,5 +91,15 @@ fn may_answer(workload: &Workload, packet: &Packet, interface: u32) -> bool {
         port: packet.source_port,
         ..*packet
     };
-    judge(workload.slot, &answer, 0, interface).reason.allows()
+    judge(workload.slot, &answer, 0, interface).reason
+}
+
+/// Does a datagram from there begin a flow? Where an entry covers the place, now or until a deadline that has passed,
+/// the flow may have begun inside, and must end when the entry does: it is not learnt. In quarantine nothing is.
+#[inline(always)]
+const fn began_outside(answer: Reason) -> bool {
+    matches!(
+        answer,
+        Reason::NotAllowlisted | Reason::PortNotAllowed | Reason::ProtocolNotAllowed | Reason::Denied
+    )
 }
