@@ -138,7 +138,7 @@ fn exec_adds_little_to_a_command() -> Result<()> {
 fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
         ("egress", 13_000),
-        ("ingress", 4_000),
+        ("ingress", 8_000),
         ("note_socket", 1_000),
         ("note_bound4", 1_000),
         ("note_bound6", 1_000),
