@@ -26,6 +26,7 @@ const fn case(name: &'static str, run: fn(&Scenario) -> Result<String>) -> Case 
 const WORKS: &[Case] = &[
     case("shipped-allowlists", too_old::shipped_allowlists),
     case("programs-load", allowed::programs_load),
+    case("kernel-log", allowed::kernel_log),
     case("tcp-allowed", allowed::tcp),
     case("udp-allowed", allowed::udp),
     case("many-prefixes", allowed::many_prefixes),

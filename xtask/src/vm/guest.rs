@@ -13,6 +13,8 @@ use super::scenario::{Scenario, serve};
 pub(super) const ARGUMENT: &str = "--guest";
 /// Before a port: be the server that a case starts under a policy.
 pub(super) const SERVE: &str = "serve";
+/// How many letters of a detail are told.
+const LONGEST: usize = 1000;
 /// Where the image has the allowlists that ship.
 pub(super) const SHIPPED_ALLOWLISTS: &str = "/allowlists";
 
@@ -42,6 +44,23 @@ pub(super) fn main(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The end of a text on one line: what went wrong is told last.
 fn one_line(text: &str) -> String {
-    text.trim().replace('\n', " | ")
+    let line = text.trim().replace('\n', " | ");
+    match line.char_indices().rev().nth(LONGEST) {
+        Some((start, _)) => format!("… {}", &line[start..]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_details_lose_their_beginning() {
+        assert_eq!(one_line("first\nsecond\n"), "first | second");
+        let long = one_line(&format!("begin{}é end", "x".repeat(LONGEST)));
+        assert!(long.starts_with('…') && long.ends_with("é end") && !long.contains("begin"));
+    }
 }
