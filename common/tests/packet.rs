@@ -43,13 +43,13 @@ fn transport(protocol: u8, source_port: u16, port: u16, flags: u8) -> (Vec<u8>, 
                 packet.tcp_flags = flags;
                 14
             } else {
-                8
+                4
             }
         }
         ICMP | ICMPV6 => {
             bytes[0] = port as u8;
             packet.port = port & 0xff;
-            4
+            1
         }
         _ => 0,
     };

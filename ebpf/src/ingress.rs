@@ -4,20 +4,13 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use core::ffi::c_void;
-use egress_warden_common::Address;
-use egress_warden_common::limits::{UDP_FLOW_NS, UDP_FLOW_WAYS};
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState, UDP_FLOW_BUSY, udp_flow_set};
+use egress_warden_common::state::SOCKET_INBOUND;
 
-use crate::atomic;
-use crate::connect::is_audit;
-use crate::egress::full_socket;
-use crate::maps::{SOCKETS, UDP_FLOWS};
-use crate::rules::boot_ns;
-use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, judge, walk};
-use crate::workload::{Workload, bounded, bump, in_own_namespace};
+use crate::memory::{asked, learn_udp, stored};
+use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, judge, walk};
+use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -47,8 +40,7 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     if !on_loopback && !begins_flow {
         return PASS;
     }
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let Some(socket) = SOCKETS.get(sk).map(|socket| unsafe { &mut *socket }) else { return PASS };
+    let Some(socket) = stored(sk) else { return PASS };
     let Some(workload) = Workload::of_socket(Some(socket)) else { return PASS };
     let mut packet = NO_PACKET;
     if !walk(skb, &mut packet).allows() {
@@ -76,11 +68,12 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     PASS
 }
 
+/// Drops and counts; in audit it only counts.
 #[inline(always)]
 fn drop_forged(ctx: &SkBuffContext, workload: &Workload) -> i32 {
     bump!(workload, forged_dropped);
-    debug!(ctx, "packet from outside that did not come by an uplink dropped");
-    DROP
+    debug!(ctx, "packet from outside that did not come by an uplink");
+    if workload.is_audit() { PASS } else { DROP }
 }
 
 /// May the workload send to where this packet says it comes from, as to any destination?
@@ -97,60 +90,5 @@ fn may_answer(workload: &Workload, packet: &Packet, interface: u32) -> bool {
         port: packet.source_port,
         ..*packet
     };
-    judge(workload.slot, &answer, 0, interface).reason.allows() || is_audit(workload)
-}
-
-/// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
-#[inline(always)]
-fn asked(socket: &SocketState, packet: &Packet) -> bool {
-    socket.allowed_generation != 0
-        && socket.allowed_protocol == IPPROTO_UDP
-        && socket.allowed_port == packet.source_port
-        && Address::from_bytes(socket.allowed) == packet.source
-}
-
-#[inline(always)]
-fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
-    let Some(flows) = UDP_FLOWS.get_or_create(sk) else {
-        bump!(workload, storage_failed);
-        return;
-    };
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let set = unsafe { &mut (*flows).sets[udp_flow_set(packet.source, packet.source_port)] };
-    let now = boot_ns();
-    let (mut victim, mut oldest) = (0, u64::MAX);
-    for (way, flow) in set.iter_mut().enumerate() {
-        // SAFETY: an aligned field of a live map value.
-        let seen = unsafe { atomic::load(&raw const flow.seen) };
-        if seen == UDP_FLOW_BUSY {
-            continue;
-        }
-        if seen != 0
-            && flow.peer_port == packet.source_port
-            && flow.local_port == packet.port
-            && Address::from_bytes(flow.peer) == packet.source
-        {
-            // SAFETY: see above. Should another processor have taken the place, this datagram is not learnt.
-            unsafe { atomic::replace(&raw mut flow.seen, seen, now) };
-            return;
-        }
-        if seen < oldest {
-            (victim, oldest) = (way, seen);
-        }
-    }
-    let flow = &mut set[bounded(victim, UDP_FLOW_WAYS)];
-    // A place is claimed before it is written: two peers whose datagrams arrive at once must not mix.
-    // SAFETY: see above.
-    if oldest == UDP_FLOW_BUSY || !unsafe { atomic::replace(&raw mut flow.seen, oldest, UDP_FLOW_BUSY) } {
-        bump!(workload, udp_flows_evicted);
-        return;
-    }
-    flow.peer = packet.source.to_bytes();
-    flow.peer_port = packet.source_port;
-    flow.local_port = packet.port;
-    // SAFETY: see above.
-    unsafe { atomic::replace(&raw mut flow.seen, UDP_FLOW_BUSY, now) };
-    if oldest != 0 && now.saturating_sub(oldest) < UDP_FLOW_NS {
-        bump!(workload, udp_flows_evicted);
-    }
+    judge(workload.slot, &answer, 0, interface).reason.allows()
 }

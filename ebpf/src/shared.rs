@@ -3,8 +3,10 @@
 //! call: together this took the verified instructions of all programs from 400,000 down to a budget that a test holds.
 //! Pointers come from the caller's stack; the verifier makes each function check them for null all the same.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
+use core::ffi::c_void;
 use egress_warden_common::packet::{Bytes, Packet, parse};
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::{FOREVER, NO_RULE, Ruleset};
@@ -22,6 +24,19 @@ impl Bytes for PacketBytes {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.load(offset as usize).ok()
     }
+}
+
+/// The packet's full socket, or null.
+#[inline(always)]
+pub(crate) fn full_socket(skb: *mut __sk_buff) -> *mut c_void {
+    // SAFETY: a field of the program's context; the verifier knows that it may be null.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: `sk` is not null.
+    let full: *mut bpf_sock = unsafe { bpf_sk_fullsock(sk) };
+    full.cast()
 }
 
 /// A packet of which nothing is known.
