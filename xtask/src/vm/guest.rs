@@ -1,6 +1,7 @@
 //! Inside the test machine: runs the cases and tells on the serial line how each went.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -30,13 +31,14 @@ pub(super) fn main(args: &[String]) -> Result<()> {
     println!("{RELEASE}{}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim_end());
     let scenario = Scenario::new();
     for case in cases::of(expectation) {
+        let start = Instant::now();
         let result = match &scenario {
             Ok(scenario) => (case.run)(scenario),
             // Which feature is missing stands in the error.
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
         match result {
-            Ok(detail) => println!("{CASE}{} {OK} {}", case.name, one_line(&detail)),
+            Ok(detail) => println!("{CASE}{} {OK} {} in {:?}", case.name, one_line(&detail), start.elapsed()),
             Err(error) => println!("{CASE}{} {FAIL} {}", case.name, one_line(&format!("{error:#}"))),
         }
     }

@@ -29,7 +29,7 @@ use scratch::Scratch;
 
 /// Help of the task.
 pub(crate) const HELP: &str = "\
-Usage: cargo xtask vm [--only VERSION]... [--refresh]
+Usage: cargo xtask vm [--only VERSION]... [--refresh] [--verbose]
 
 Boots Debian's kernels in virtual machines and checks on each that `egress-warden exec` enforces, counts, quarantines
 and keeps its command inside; on a kernel that is too old, that it refuses and runs nothing. Prints a table; fails
@@ -41,6 +41,7 @@ where a case fails or is missing, and where a kernel cannot be had.
 
   --only VERSION   this kernel only; may be repeated
   --refresh        fetch the kernels again instead of taking those in target/vm
+  --verbose        print all that the machines say
 
 The kernels come by apt from the mirrors that this machine is set up for, with other suites, from an apt root of its
 own: nothing is installed, and the machine's lists stay as they are. They are cached in target/vm. Needs no root and no
@@ -58,12 +59,12 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     if let Some((guest::ARGUMENT, rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return guest::main(rest);
     }
-    let (kernels, refresh) = parse(args)?;
+    let options = Options::parse(args)?;
     setup::ensure(&[setup::Group::Build, setup::Group::Vm])?;
     let programs = build::programs()?;
     let mut reports = Vec::new();
-    for kernel in kernels {
-        let report = try_kernel(kernel, refresh, &programs);
+    for kernel in &options.kernels {
+        let report = try_kernel(kernel, &options, &programs);
         // The other kernels have something to say even where one cannot be had.
         reports.push(report.unwrap_or_else(|error| Report::none(kernel, &format!("{error:#}"))));
     }
@@ -75,31 +76,45 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn parse(args: &[String]) -> Result<(Vec<&'static Kernel>, bool)> {
-    let (mut only, mut refresh) = (Vec::new(), false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--refresh" => refresh = true,
-            "--only" => only.push(args.next().map_or("", String::as_str)),
-            _ => bail!("unexpected argument `{arg}`; see `cargo xtask vm --help`"),
-        }
-    }
-    if let Some(unknown) = only.iter().find(|name| KERNELS.iter().all(|kernel| kernel.version != **name)) {
-        let known: Vec<&str> = KERNELS.iter().map(|kernel| kernel.version).collect();
-        bail!("--only `{unknown}`: the kernels are {}", known.join(", "));
-    }
-    let chosen = KERNELS.iter().filter(|kernel| only.is_empty() || only.contains(&kernel.version));
-    Ok((chosen.collect(), refresh))
+/// What the caller wants.
+struct Options {
+    kernels: Vec<&'static Kernel>,
+    refresh: bool,
+    verbose: bool,
 }
 
-fn try_kernel(kernel: &'static Kernel, refresh: bool, programs: &build::Programs) -> Result<Report> {
-    let files = kernel.files(refresh)?;
+impl Options {
+    fn parse(args: &[String]) -> Result<Options> {
+        let (mut only, mut refresh, mut verbose) = (Vec::new(), false, false);
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--refresh" => refresh = true,
+                "--verbose" => verbose = true,
+                "--only" => only.push(args.next().map_or("", String::as_str)),
+                _ => bail!("unexpected argument `{arg}`; see `cargo xtask vm --help`"),
+            }
+        }
+        if let Some(unknown) = only.iter().find(|name| KERNELS.iter().all(|kernel| kernel.version != **name))
+        {
+            let known: Vec<&str> = KERNELS.iter().map(|kernel| kernel.version).collect();
+            bail!("--only `{unknown}`: the kernels are {}", known.join(", "));
+        }
+        let chosen = KERNELS.iter().filter(|kernel| only.is_empty() || only.contains(&kernel.version));
+        Ok(Options { kernels: chosen.collect(), refresh, verbose })
+    }
+}
+
+fn try_kernel(kernel: &'static Kernel, options: &Options, programs: &build::Programs) -> Result<Report> {
+    let files = kernel.files(options.refresh)?;
     let scratch = Scratch::new("boot")?;
     let image = scratch.path().join("initramfs");
     fs::write(&image, image::pack(&files, programs)?)?;
     println!("boot     {:<6} {}", kernel.version, files.release);
     let output = machine::boot(&files.vmlinuz, &image, kernel.expectation, DEADLINE)?;
+    if options.verbose {
+        output.lines.iter().for_each(|line| println!("  {line}"));
+    }
     Ok(Report::new(kernel, &output))
 }
 
@@ -109,7 +124,7 @@ mod tests {
 
     fn versions(line: &str) -> Result<Vec<&'static str>> {
         let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Ok(parse(&args)?.0.iter().map(|kernel| kernel.version).collect())
+        Ok(Options::parse(&args)?.kernels.iter().map(|kernel| kernel.version).collect())
     }
 
     #[test]
