@@ -85,7 +85,8 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
         verdict.reason as u8,
         u8::from(audit)
     );
-    if audit { PROCEED } else { REFUSE }
+    // The verifier has to see that this is 0 or 1. A mask that the compiler knows to be idle would be left out.
+    core::hint::black_box(if audit { PROCEED } else { REFUSE }) & 1
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ mod test;
 mod text;
 #[cfg_attr(not(test), expect(dead_code, reason = "the agent's build script uses the rest"))]
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ struct Task {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TASKS: [Task; 5] = [
+const TASKS: [Task; 6] = [
     Task { name: "setup", summary: "make this machine ready", help: setup::HELP, run: setup::task },
     Task { name: "build", summary: "build target/release/egress-warden", help: BUILD_HELP, run: build },
     Task {
@@ -34,6 +35,12 @@ const TASKS: [Task; 5] = [
         summary: "check what must not stand in a committed file",
         help: text::HELP,
         run: text::task,
+    },
+    Task {
+        name: "vm",
+        summary: "check every supported kernel, in virtual machines",
+        help: vm::HELP,
+        run: vm::task,
     },
     Task { name: "demo", summary: "show the main job on real traffic", help: DEMO_HELP, run: demo },
 ];

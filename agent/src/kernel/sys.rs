@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,6 +13,9 @@ use nix::unistd::{ForkResult, Pid};
 
 /// From linux/sched.h; the constant of `libc` is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// How long a thread that was joined may take to be gone; on a busy machine with one processor, tens of milliseconds.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// `fork(2)`. Refused in a process with threads: the child of one may do next to nothing before `execve`.
 pub fn fork() -> io::Result<ForkResult> {
@@ -54,11 +59,17 @@ pub fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Option<Forked>> {
     }
 }
 
+/// A thread that was joined may still be listed for a moment: its joiner is woken before it is gone. So this looks again
+/// for a while.
 fn only_thread() -> io::Result<()> {
-    match fs::read_dir("/proc/self/task")?.count() {
-        1 => Ok(()),
-        _ => Err(io::Error::other("fork in a process with several threads")),
+    let end = Instant::now() + THREADS_END_WITHIN;
+    while fs::read_dir("/proc/self/task")?.count() != 1 {
+        if Instant::now() >= end {
+            return Err(io::Error::other("fork in a process with several threads"));
+        }
+        thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
 }
 
 /// Marks every descriptor from `first` on close-on-exec. Nothing is closed here, so no owner is surprised.

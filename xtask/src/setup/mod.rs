@@ -25,6 +25,7 @@ Groups (all of them by default):
   build   a C linker, and a compiler with a linker for kernel programs
   test    what the tests on the real kernel need
   demo    the real proxy, package index and clients of the demo
+  vm      QEMU and what is in the test machines
 
 The kernel programs need a compiler that has `core` for the BPF target and a bpf-linker built with the same LLVM:
   route A  rustup's nightly with its rust-src component; taken where it is there or can be had

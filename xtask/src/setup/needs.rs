@@ -13,11 +13,13 @@ pub(crate) enum Group {
     Test,
     /// The demo.
     Demo,
+    /// The kernels in virtual machines.
+    Vm,
 }
 
 impl Group {
     /// Every group.
-    pub(crate) const ALL: [Group; 3] = [Group::Build, Group::Test, Group::Demo];
+    pub(crate) const ALL: [Group; 4] = [Group::Build, Group::Test, Group::Demo, Group::Vm];
 
     /// The group with this name on the command line.
     pub(crate) fn from_name(name: &str) -> Option<Group> {
@@ -25,6 +27,7 @@ impl Group {
             "build" => Some(Group::Build),
             "test" => Some(Group::Test),
             "demo" => Some(Group::Demo),
+            "vm" => Some(Group::Vm),
             _ => None,
         }
     }
@@ -47,6 +50,8 @@ pub(crate) struct Need {
 enum Found {
     Program(&'static str),
     Python(&'static str),
+    /// A program that needs no shared library.
+    Static(&'static str),
 }
 
 impl Need {
@@ -60,8 +65,20 @@ impl Need {
                 .stderr(Stdio::null())
                 .status()
                 .is_ok_and(|status| status.success()),
+            // ldd fails for a program that is not dynamic.
+            Found::Static(name) => has_program(name) && !is_dynamic(name),
         }
     }
+}
+
+fn is_dynamic(name: &str) -> bool {
+    let script = "ldd \"$(command -v \"$1\")\"";
+    let ldd = Command::new("sh")
+        .args(["-c", script, "sh", name])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    ldd.is_ok_and(|status| status.success())
 }
 
 const fn program(
@@ -76,12 +93,14 @@ const fn program(
 const BUILD: &[Group] = &[Group::Build];
 const TEST: &[Group] = &[Group::Test];
 const DEMO: &[Group] = &[Group::Demo];
+const VM: &[Group] = &[Group::Vm];
 const TEST_AND_DEMO: &[Group] = &[Group::Test, Group::Demo];
+const TEST_DEMO_AND_VM: &[Group] = &[Group::Test, Group::Demo, Group::Vm];
 
 /// Everything.
-pub(crate) const ALL_NEEDS: [Need; 9] = [
+pub(crate) const ALL_NEEDS: [Need; 12] = [
     program(BUILD, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
-    program(TEST_AND_DEMO, "ip", "lays the wires between network namespaces", &["iproute2"]),
+    program(TEST_DEMO_AND_VM, "ip", "lays the wires between network namespaces", &["iproute2"]),
     program(TEST_AND_DEMO, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
     program(TEST, "lsns", "lists what namespaces are left", &["util-linux"]),
     program(DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
@@ -94,5 +113,14 @@ pub(crate) const ALL_NEEDS: [Need; 9] = [
         why: "the real client of the package index",
         found: Found::Python("pip"),
         packages: &["python3", "python3-pip"],
+    },
+    program(VM, "qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
+    program(VM, "xz", "unpacks modules of newer kernels", &["xz-utils"]),
+    Need {
+        groups: VM,
+        what: "busybox",
+        why: "the shell and tools of the test machine, without libraries",
+        found: Found::Static("busybox"),
+        packages: &["busybox-static"],
     },
 ];
