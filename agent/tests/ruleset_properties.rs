@@ -15,7 +15,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
 use generators::{
-    FixedClock, ICMP, ICMPV6, TCP, all_cidrs, bare_policy, beside, policy, port, protocol, tcp_rule, v4_cidr, v6_cidr,
+    FixedClock, ICMP, ICMPV6, TCP, all_cidrs, bare_policy, beside, policy, port, protocol, tcp_rule, v4_cidr,
+    v6_cidr,
 };
 
 // ---- The reference ----

@@ -360,7 +360,11 @@ mod tests {
         let effect = |old, new| changes(until(old), until(new))[0].effect();
         assert_eq!(effect(Some(5), None), Effect::Lengthened);
         assert_eq!(effect(None, Some(5)), Effect::Shortened);
-        assert_eq!(effect(Some(0), Some(5)), Effect::Opened, "a deadline at the beginning of time is never open");
+        assert_eq!(
+            effect(Some(0), Some(5)),
+            Effect::Opened,
+            "a deadline at the beginning of time is never open"
+        );
         assert_eq!(changes(until(Some(5)), until(Some(5))), []);
     }
 
