@@ -31,6 +31,7 @@ mod tree;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use render::{Format, counts, render, visible};
+pub(crate) use select::Select;
 pub use set::{AllowlistSet, Destinations, NameRule, prefixes};
 pub use settings::{Action, Existing, Scope, Settings};
 

@@ -16,11 +16,11 @@ use crate::ruleset::compare::added;
 /// Tells what is allowed by name on one side only. `quarantine`: does `keep` have a meaning on both?
 pub(super) fn tell(section: &mut Section, old: &View<'_>, new: &View<'_>, quarantine: bool) {
     for (rule, ports) in beyond(&new.names, &old.names, quarantine) {
-        let text = format!("{}, by {}: {}", describe(rule, &ports, quarantine), place(rule), rule.why);
+        let text = format!("{}  by {}: {}", describe(rule, &ports, quarantine), place(rule), rule.why);
         section.tell("name allowed", text, true);
     }
     for (rule, ports) in beyond(&old.names, &new.names, quarantine) {
-        let text = format!("{}, was {}", describe(rule, &ports, quarantine), place(rule));
+        let text = format!("{}  was {}", describe(rule, &ports, quarantine), place(rule));
         section.tell("name refused", text, false);
     }
 }

@@ -6,7 +6,7 @@ use egress_warden_common::ruleset::FOREVER;
 
 use super::report::{Addresses, Section};
 use super::{Side, names, settings, words};
-use crate::allowlist::{NameRule, Settings};
+use crate::allowlist::{NameRule, Select, Settings};
 use crate::policy::{Loopback, Policy, metadata};
 use crate::ruleset::compare::{self, Change, Difference, Effect, Refusal, Standing};
 use crate::ruleset::{Compiled, RuleInfo, compile};
@@ -18,20 +18,15 @@ pub(super) struct View<'a> {
     pub(super) compiled: &'a Compiled,
     pub(super) settings: &'a Settings,
     pub(super) names: Vec<NameRule>,
-    /// `select` as text, in one spelling.
-    pub(super) select: String,
+    pub(super) select: &'a Select,
 }
 
 impl<'a> View<'a> {
     fn of(side: &'a Side, name: &str) -> Option<Self> {
         let (policy, compiled) = side.policy(name)?;
-        let settings = side.set.settings(name)?;
-        Some(Self { policy, compiled, settings, names: side.set.names(name), select: select(side, name) })
+        let (settings, select) = (side.set.settings(name)?, side.set.select(name)?);
+        Some(Self { policy, compiled, settings, names: side.set.names(name), select })
     }
-}
-
-fn select(side: &Side, name: &str) -> String {
-    side.set.select(name).map(ToString::to_string).unwrap_or_default()
 }
 
 /// What is told of each policy with a difference, by name.
@@ -55,8 +50,7 @@ fn changed(old: &View<'_>, new: &View<'_>) -> Section {
 
 fn removed(old: &View<'_>) -> Section {
     let mut section = Section::new(&old.policy.name, settings::mode(old.policy));
-    let text =
-        format!("what it selected ({}) runs without it, and without any where no other does", old.select);
+    let text = format!("what it selected ({}) may run without a policy", old.select);
     section.tell_setting("removed", text, true);
     section
 }
@@ -72,29 +66,35 @@ fn added(old: &Side, new: &View<'_>) -> Section {
             compiled: &compiled,
             settings: &Settings::default(),
             names: Vec::new(),
-            select: new.select.clone(),
+            select: new.select,
         };
         tell_differences(&mut section, &nothing, new);
     }
-    let same: Vec<&str> = old
-        .policies
-        .iter()
-        .map(|(policy, _)| policy.name.as_str())
-        .filter(|name| certainly_overlap(&select(old, name), &new.select))
+    let names = old.policies.iter().map(|(policy, _)| policy.name.as_str());
+    let same: Vec<&str> = names
+        .filter(|name| old.set.select(name).is_some_and(|select| certainly_overlap(select, new.select)))
         .collect();
-    let opens = !new.policy.rules.is_empty() || !new.names.is_empty();
-    if opens && !same.is_empty() {
+    if opens(new) && !same.is_empty() {
         section.adds_to_old_policies();
-        let text = format!("to what is allowed by {}, which selects workloads of its", same.join(", "));
+        let text = format!("to what {} allows: some workloads have both", same.join(", "));
         section.tell_setting("adds", text, true);
     }
     section
 }
 
 /// What else overlaps only the agent knows, who sees workloads.
-fn certainly_overlap(one: &str, other: &str) -> bool {
-    const ALL: &str = "all: true";
-    one == other || one == ALL || other == ALL
+fn certainly_overlap(one: &Select, other: &Select) -> bool {
+    one == other || one.all || other.all
+}
+
+/// Does it add something to other policies on the same workload? (What merges by intersection, or where the stricter
+/// wins, does not.)
+fn opens(new: &View<'_>) -> bool {
+    let Settings { search, types, ttl, .. } = Settings::default();
+    !new.policy.rules.is_empty()
+        || !new.names.is_empty()
+        || new.policy.opens_metadata()
+        || (&new.settings.search, &new.settings.types, &new.settings.ttl) != (&search, &types, &ttl)
 }
 
 fn nothing(policy: &Policy) -> Policy {
