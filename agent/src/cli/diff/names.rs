@@ -16,13 +16,20 @@ use crate::ruleset::compare::added;
 /// Tells what is allowed by name on one side only. `quarantine`: does `keep` have a meaning on both?
 pub(super) fn tell(section: &mut Section, old: &View<'_>, new: &View<'_>, quarantine: bool) {
     for (rule, ports) in beyond(&new.names, &old.names, quarantine) {
+        let label = if only_kept(rule, &old.names) { "newly kept" } else { "name allowed" };
         let text = format!("{}  by {}: {}", describe(rule, &ports, quarantine), place(rule), rule.why);
-        section.tell("name allowed", text, true);
+        section.tell(label, text, true);
     }
     for (rule, ports) in beyond(&old.names, &new.names, quarantine) {
+        let label = if only_kept(rule, &new.names) { "no longer kept" } else { "name refused" };
         let text = format!("{}  was {}", describe(rule, &ports, quarantine), place(rule));
-        section.tell("name refused", text, false);
+        section.tell(label, text, false);
     }
+}
+
+/// Is what the other side lacks no more than that the name stays open in quarantine?
+fn only_kept(rule: &NameRule, others: &[NameRule]) -> bool {
+    beyond(std::slice::from_ref(rule), others, false).is_empty()
 }
 
 fn place(rule: &NameRule) -> String {

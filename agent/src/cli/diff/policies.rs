@@ -60,16 +60,16 @@ fn added(old: &Side, new: &View<'_>) -> Section {
     let mut section = Section::of_new_policy(&new.policy.name, settings::mode(new.policy));
     section.tell("added", format!("for {}", new.select), false);
     let nothing = nothing(new.policy);
-    if let Ok(compiled) = compile(&nothing) {
-        let nothing = View {
-            policy: &nothing,
-            compiled: &compiled,
-            settings: &Settings::default(),
-            names: Vec::new(),
-            select: new.select,
-        };
-        tell_differences(&mut section, &nothing, new);
-    }
+    let compiled = compile(&nothing).expect("a policy that allows nothing fits");
+    let settings = Settings::default();
+    let before = View {
+        policy: &nothing,
+        compiled: &compiled,
+        settings: &settings,
+        names: Vec::new(),
+        select: new.select,
+    };
+    tell_differences(&mut section, &before, new);
     let names = old.policies.iter().map(|(policy, _)| policy.name.as_str());
     let same: Vec<&str> = names
         .filter(|name| old.set.select(name).is_some_and(|select| certainly_overlap(select, new.select)))
