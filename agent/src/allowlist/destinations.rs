@@ -49,6 +49,7 @@ pub(crate) enum Target {
     Domains {
         at: Span,
         names: Vec<Located<String>>,
+        resolves_to: Option<Vec<IpNet>>,
     },
 }
 
@@ -177,10 +178,11 @@ fn misplaced(fields: &Fields<'_>, domains: bool, report: &mut Report) {
 fn domains(fields: &Fields<'_>, node: &Node, at: Span, report: &mut Report) -> Option<Target> {
     let names =
         filled_list(node, "domains", report, |item, report| domain::name(item, "domains", true, report))?;
-    if let Some(node) = fields.get("resolvesTo") {
-        filled_list(node, "resolvesTo", report, |item, report| cidr(item, "resolvesTo", report));
-    }
-    Some(Target::Domains { at, names })
+    let resolves_to = fields.get("resolvesTo").and_then(|node| {
+        filled_list(node, "resolvesTo", report, |item, report| cidr(item, "resolvesTo", report))
+    });
+    let resolves_to = resolves_to.map(|nets| nets.into_iter().map(|net| net.value).collect());
+    Some(Target::Domains { at, names, resolves_to })
 }
 
 fn addresses(

@@ -6,6 +6,8 @@ use super::egress_policy::Later;
 use super::fields::{Fields, filled_list};
 use super::network::cidr;
 use super::scalar::{decimal, duration, raw_text, shorten};
+use super::settings::{Settings, TTL_DEFAULT};
+use super::source::Located;
 use super::suggest::nearest;
 use super::tree::Node;
 
@@ -14,27 +16,32 @@ const TYPES: [&str; 20] = [
     "RRSIG", "SOA", "SRV", "SVCB", "TLSA", "TXT",
 ];
 
-/// What `ttl` is where it is not written: the bounds by which a half-written one is judged.
-const TTL_DEFAULT: (u64, u64) = (30_000_000_000, 3_600_000_000_000);
-
-/// Reads the mapping; returns each of its keys as something that is enforced later.
-pub(crate) fn read(node: &Node, report: &mut Report) -> Vec<Later> {
+/// Reads the mapping into `settings`; returns each of its keys as something that is enforced later.
+pub(crate) fn read(node: &Node, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let known = ["resolvers", "search", "types", "ttl"];
     let Some(fields) = Fields::read(node, "`dns`", &known, report) else { return Vec::new() };
     if let Some(node) = fields.get("resolvers") {
-        filled_list(node, "resolvers", report, |item, report| cidr(item, "resolvers", report));
+        let nets = filled_list(node, "resolvers", report, |item, report| cidr(item, "resolvers", report));
+        settings.resolvers = nets.map(values);
     }
     if let Some(node) = fields.get("search") {
-        filled_list(node, "search", report, |item, report| domain::name(item, "search", false, report));
+        let names =
+            filled_list(node, "search", report, |item, report| domain::name(item, "search", false, report));
+        settings.search = names.map(values).unwrap_or_default();
     }
     if let Some(node) = fields.get("types") {
-        filled_list(node, "types", report, query_type);
+        settings.types = filled_list(node, "types", report, query_type).map(values).unwrap_or_default();
     }
     if let Some(node) = fields.get("ttl") {
-        ttl(node, report);
+        settings.ttl = ttl(node, report).unwrap_or(TTL_DEFAULT);
     }
     let keys = fields.pairs().iter().filter(|pair| known.contains(&pair.key.as_str()));
     keys.map(|pair| Later { at: pair.key_at, what: format!("dns.{}", pair.key) }).collect()
+}
+
+/// The values alone.
+pub(super) fn values<T, C: FromIterator<T>>(located: Vec<Located<T>>) -> C {
+    located.into_iter().map(|one| one.value).collect()
 }
 
 fn query_type(node: &Node, report: &mut Report) -> Option<String> {
@@ -57,8 +64,8 @@ fn query_type(node: &Node, report: &mut Report) -> Option<String> {
     None
 }
 
-fn ttl(node: &Node, report: &mut Report) {
-    let Some(fields) = Fields::read(node, "`ttl`", &["min", "max"], report) else { return };
+fn ttl(node: &Node, report: &mut Report) -> Option<(u64, u64)> {
+    let fields = Fields::read(node, "`ttl`", &["min", "max"], report)?;
     let errors = report.errors();
     let mut bound = |key| fields.get(key).and_then(|node| duration(node, key, ("1s", "168h"), report));
     let (min, max) = (bound("min"), bound("max"));
@@ -69,4 +76,5 @@ fn ttl(node: &Node, report: &mut Report) {
     if min.is_none() && max.is_none() && report.errors() == errors {
         report.error(node.at, "`ttl` needs `min`, `max` or both");
     }
+    Some((min.unwrap_or(TTL_DEFAULT.0), max.unwrap_or(TTL_DEFAULT.1)))
 }

@@ -3,11 +3,12 @@
 use ipnet::IpNet;
 
 use super::diagnostic::Report;
-use super::dns;
+use super::dns::{self, values};
 use super::fields::{Fields, filled_list, unique_list};
 use super::network::cidr;
 use super::scalar::{boolean, decimal, duration, number, one_of, raw_text, shorten, text};
 use super::select::{self, Select};
+use super::settings::{Action, Existing, Scope, Settings};
 use super::source::{Located, Span};
 use super::suggest::nearest;
 use super::tree::Node;
@@ -42,6 +43,7 @@ pub(crate) struct EgressPolicy {
     pub(crate) loopback: Loopback,
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) later: Vec<Later>,
+    pub(crate) settings: Settings,
 }
 
 /// A validated quarantine rule.
@@ -78,9 +80,12 @@ pub(crate) fn read(
     let metadata = fields.get("metadata").filter(|node| boolean(node, "metadata", report) == Some(true));
     let loopbacks = [("allow", Loopback::Allow), ("deny", Loopback::Deny)];
     let loopback = fields.get("loopback").and_then(|node| one_of(node, "loopback", &loopbacks, report));
-    let mut later = later(&fields, report);
+    let mut settings = Settings::default();
+    let mut later = later(&fields, &mut settings, report);
     let allow = allow.unwrap_or_default();
-    let quarantine = fields.get("quarantine").and_then(|node| quarantine(node, &allow, &mut later, report));
+    let quarantine = fields
+        .get("quarantine")
+        .and_then(|node| quarantine(node, &allow, (&mut later, &mut settings), report));
     Some(EgressPolicy {
         name,
         at,
@@ -92,6 +97,7 @@ pub(crate) fn read(
         loopback: loopback.unwrap_or_default(),
         quarantine,
         later,
+        settings,
     })
 }
 
@@ -101,7 +107,7 @@ fn names(node: &Node, key: &str, report: &mut Report) -> Option<Vec<Located<Stri
 }
 
 /// The keys that are validated here and enforced later.
-fn later(fields: &Fields<'_>, report: &mut Report) -> Vec<Later> {
+fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let mut later = Vec::new();
     let mut add = |key: &str, what: String| {
         later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what }));
@@ -111,20 +117,26 @@ fn later(fields: &Fields<'_>, report: &mut Report) -> Vec<Later> {
         && !protocols.is_empty()
     {
         add("raw", "raw".to_owned());
+        settings.raw = values::<_, Vec<u32>>(protocols).into_iter().map(protocol_name).collect();
     }
     if let Some(node) = fields.get("existing") {
-        let words = [("judge", "judge"), ("keep", "keep"), ("cut", "cut")];
-        if let Some(word) = one_of(node, "existing", &words, report).filter(|word| *word != "judge") {
+        let judge = ("judge", Existing::Judge);
+        let words = [("judge", judge), ("keep", ("keep", Existing::Keep)), ("cut", ("cut", Existing::Cut))];
+        let (word, existing) = one_of(node, "existing", &words, report).unwrap_or(judge);
+        settings.existing = existing;
+        if existing != Existing::Judge {
             add("existing", format!("existing: {word}"));
         }
     }
     if let Some(node) = fields.get("require") {
-        let words = [("backstop", ())];
-        filled_list(node, "require", report, |item, report| one_of(item, "require", &words, report));
+        let words = [("backstop", "backstop")];
+        let required =
+            filled_list(node, "require", report, |item, report| one_of(item, "require", &words, report));
+        settings.require = required.into_iter().flatten().map(|word| word.value.to_owned()).collect();
         add("require", "require".to_owned());
     }
     if let Some(node) = fields.get("dns") {
-        later.extend(dns::read(node, report));
+        later.extend(dns::read(node, settings, report));
     }
     later
 }
@@ -143,6 +155,12 @@ const PROTOCOLS: [(&str, u32); 12] = [
     ("sctp", 132),
     ("udplite", 136),
 ];
+
+/// One spelling of a protocol, so that two policies can be compared.
+fn protocol_name(number: u32) -> String {
+    let named = PROTOCOLS.iter().find(|(_, known)| *known == number);
+    named.map_or_else(|| format!("protocol {number}"), |(name, _)| (*name).to_owned())
+}
 
 /// A protocol by name or number. 255 is none: a raw socket opened with it may send any protocol.
 fn protocol(node: &Node, report: &mut Report) -> Option<u32> {
@@ -171,7 +189,7 @@ fn protocol(node: &Node, report: &mut Report) -> Option<u32> {
 fn quarantine(
     node: &Node,
     allow: &[Located<String>],
-    later: &mut Vec<Later>,
+    later: (&mut Vec<Later>, &mut Settings),
     report: &mut Report,
 ) -> Option<Quarantine> {
     let known = ["violations", "within", "action", "keep", "scope", "release"];
@@ -193,24 +211,34 @@ fn quarantine(
     Some(Quarantine { at: node.at, violations: violations?, within_ns: within?, keep })
 }
 
-fn quarantine_later(fields: &Fields<'_>, later: &mut Vec<Later>, report: &mut Report) {
+fn quarantine_later(
+    fields: &Fields<'_>,
+    (later, settings): (&mut Vec<Later>, &mut Settings),
+    report: &mut Report,
+) {
     if let Some(node) = fields.get("action") {
-        let words = [("isolate", "isolate"), ("freeze", "freeze"), ("kill", "kill")];
-        if let Some(word) = one_of(node, "action", &words, report).filter(|word| *word != "isolate") {
+        let isolate = ("isolate", Action::Isolate);
+        let words =
+            [("isolate", isolate), ("freeze", ("freeze", Action::Freeze)), ("kill", ("kill", Action::Kill))];
+        let (word, action) = one_of(node, "action", &words, report).unwrap_or(isolate);
+        settings.action = action;
+        if action != Action::Isolate {
             later.push(Later { at: node.at, what: format!("quarantine.action: {word}") });
         }
     }
     if let Some(node) = fields.get("scope") {
-        let words = [("pod", false), ("job", true)];
-        if one_of(node, "scope", &words, report) == Some(true) {
+        let words = [("pod", Scope::Pod), ("job", Scope::Job)];
+        settings.scope = one_of(node, "scope", &words, report).unwrap_or_default();
+        if settings.scope == Scope::Job {
             later.push(Later { at: node.at, what: "quarantine.scope: job".to_owned() });
         }
     }
     if let Some(node) = fields.get("release") {
         let written = raw_text(node, "release", "manual or a length of time such as 1h", report);
         if written.is_some_and(|text| text != "manual")
-            && duration(node, "release", ("1s", "720h"), report).is_some()
+            && let Some(nanoseconds) = duration(node, "release", ("1s", "720h"), report)
         {
+            settings.release = Some(nanoseconds);
             let what = format!("quarantine.release: {}", written.unwrap_or_default());
             later.push(Later { at: node.at, what });
         }

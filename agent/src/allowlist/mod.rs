@@ -24,13 +24,16 @@ mod sarif;
 mod scalar;
 mod select;
 mod set;
+mod settings;
 mod source;
 mod suggest;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use render::{Format, counts, render, visible};
-pub use set::{AllowlistSet, Destinations, prefixes};
+pub(crate) use select::Select;
+pub use set::{AllowlistSet, Destinations, NameRule, prefixes};
+pub use settings::{Action, Existing, Scope, Settings};
 
 use diagnostic::Report;
 use document::Documents;

@@ -1,6 +1,7 @@
 //! `select`: which workloads a policy applies to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::diagnostic::Report;
 use super::fields::{Fields, filled_list};
@@ -15,6 +16,25 @@ pub(crate) struct Select {
     namespaces: BTreeSet<String>,
     labels: BTreeMap<String, String>,
     cgroups: BTreeSet<String>,
+}
+
+impl fmt::Display for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.all {
+            return f.write_str("all: true");
+        }
+        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
+        let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+        let parts = [
+            ("namespaces: [", list(&self.namespaces), "]"),
+            ("labels: {", labels.join(", "), "}"),
+            ("cgroups: [", list(&self.cgroups), "]"),
+        ];
+        let written = parts.iter().filter(|(_, content, _)| !content.is_empty());
+        let written: Vec<String> =
+            written.map(|(open, content, close)| format!("{open}{content}{close}")).collect();
+        f.write_str(&written.join(", "))
+    }
 }
 
 /// Reads a selector.

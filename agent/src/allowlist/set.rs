@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
+use ipnet::IpNet;
+
 use super::destinations::{self, Target};
 use super::diagnostic::Diagnostic;
 use super::document::Documents;
 use super::egress_policy::{self, EgressPolicy};
 use super::network::AddressSet;
+use super::select::Select;
+use super::settings::Settings;
 use super::source::{Sources, Span};
-use crate::policy::{Beyond, Deny, Origin, Policy, Quarantine, Rule, metadata};
+use crate::policy::{Beyond, Deny, Origin, Policy, PortRange, Quarantine, Rule, metadata};
 
 /// A Destinations document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +25,31 @@ pub struct Destinations {
     pub rules: Vec<Rule>,
     /// The names of its entries by name, each with where its entry begins: lower case, without a closing dot.
     pub domains: Vec<(Origin, String)>,
+    /// The same names, each with all that its entry says.
+    pub by_name: Vec<NameRule>,
     /// Its other entries.
     pub beyond: Vec<Beyond>,
+}
+
+/// What an entry says of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRule {
+    /// Where the entry begins.
+    pub origin: Origin,
+    /// Name of the Destinations document.
+    pub destinations: String,
+    /// The entry's `why`.
+    pub why: String,
+    /// The name in lower case without a closing dot, or one with `*.` in front.
+    pub name: String,
+    /// Where its answers may point; `None` means global unicast.
+    pub resolves_to: Option<Vec<IpNet>>,
+    /// Allowed ports, sorted.
+    pub ports: Vec<PortRange>,
+    /// `expires` in Unix seconds.
+    pub expires: Option<u64>,
+    /// Stays open in quarantine.
+    pub keep: bool,
 }
 
 /// A set of allowlists without an error.
@@ -41,6 +68,8 @@ struct Draft {
     policy: Policy,
     allow: Vec<String>,
     keep: Vec<String>,
+    select: Select,
+    settings: Settings,
 }
 
 impl AllowlistSet {
@@ -67,7 +96,7 @@ impl AllowlistSet {
     /// The policy of this name.
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<Policy> {
-        let draft = self.policies.iter().find(|draft| draft.policy.name == name)?;
+        let draft = self.draft(name)?;
         let by_name: HashMap<&str, &Destinations> =
             self.destinations.iter().map(|destinations| (destinations.name.as_str(), destinations)).collect();
         let mut policy = draft.policy.clone();
@@ -80,10 +109,32 @@ impl AllowlistSet {
         Some(policy)
     }
 
+    /// What a policy says of names.
+    #[must_use]
+    pub fn names(&self, policy: &str) -> Vec<NameRule> {
+        let keep = self.draft(policy).map(|draft| draft.keep.as_slice()).unwrap_or_default();
+        let allowed = self.allowed_by(policy).flat_map(|document| &document.by_name);
+        allowed.map(|rule| NameRule { keep: keep.contains(&rule.destinations), ..rule.clone() }).collect()
+    }
+
+    /// The keys of a policy that [`Policy`] does not carry.
+    #[must_use]
+    pub fn settings(&self, policy: &str) -> Option<&Settings> {
+        self.draft(policy).map(|draft| &draft.settings)
+    }
+
+    /// `select` of a policy.
+    pub(crate) fn select(&self, policy: &str) -> Option<&Select> {
+        self.draft(policy).map(|draft| &draft.select)
+    }
+
+    fn draft(&self, policy: &str) -> Option<&Draft> {
+        self.policies.iter().find(|draft| draft.policy.name == policy)
+    }
+
     /// The Destinations documents that a policy allows.
     pub fn allowed_by(&self, policy: &str) -> impl Iterator<Item = &Destinations> {
-        let draft = self.policies.iter().find(|draft| draft.policy.name == policy);
-        let allow = draft.map(|draft| draft.allow.as_slice()).unwrap_or_default();
+        let allow = self.draft(policy).map(|draft| draft.allow.as_slice()).unwrap_or_default();
         self.destinations.iter().filter(|document| allow.contains(&document.name))
     }
 
@@ -97,6 +148,7 @@ impl AllowlistSet {
 fn rules(document: destinations::Destinations, sources: &Sources) -> Destinations {
     let name = document.name.value;
     let (mut rules, mut domains, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
+    let mut by_name = Vec::new();
     for entry in document.entries {
         match entry.target {
             Target::Addresses(addresses) => rules.push(Rule {
@@ -109,13 +161,24 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
                 expires: entry.expires,
                 keep: false,
             }),
-            Target::Domains { at, names } => {
+            Target::Domains { at, names, resolves_to } => {
+                let origin = sources.origin(entry.at);
+                by_name.extend(names.iter().map(|one| NameRule {
+                    origin: origin.clone(),
+                    destinations: name.clone(),
+                    why: entry.why.clone(),
+                    name: one.value.clone(),
+                    resolves_to: resolves_to.clone(),
+                    ports: entry.ports.clone(),
+                    expires: entry.expires,
+                    keep: false,
+                }));
                 beyond.push(later(at, "domains".to_owned(), sources));
-                domains.extend(names.into_iter().map(|name| (sources.origin(entry.at), name.value)));
+                domains.extend(names.into_iter().map(|name| (origin.clone(), name.value)));
             }
         }
     }
-    Destinations { origin: sources.origin(document.at), name, rules, domains, beyond }
+    Destinations { origin: sources.origin(document.at), name, rules, domains, by_name, beyond }
 }
 
 fn later(at: Span, what: String, sources: &Sources) -> Beyond {
@@ -160,6 +223,8 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
         },
         allow: values(document.allow),
         keep: document.quarantine.map(|rule| values(rule.keep)).unwrap_or_default(),
+        select: document.select.map(|select| select.value).unwrap_or_default(),
+        settings: document.settings,
     }
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod diff;
 pub mod exec;
 pub mod explain;
 
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Validate allowlists and print what they compile to
     Check(check::CheckArgs),
+    /// Say what a change of allowlists newly allows and refuses
+    Diff(diff::DiffArgs),
     /// Run a command in a new cgroup under a policy
     Exec(exec::ExecArgs),
     /// Say whether a policy lets a destination through, and by which rule
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Check(args) => check::run(&args, &check::compiled_size),
+        Command::Diff(args) => diff::main(&args),
         Command::Exec(args) => {
             if args.kernel_log {
                 init_log();

@@ -38,15 +38,15 @@ pub(super) struct Ports {
 }
 
 /// One number for protocol and port. A protocol has room for one port past its last, where its last run ends.
-const fn place(protocol: u8, port: u32) -> u32 {
+pub(super) const fn place(protocol: u8, port: u32) -> u32 {
     (protocol as u32) << 17 | port
 }
 
-const fn protocol_of(place: u32) -> u8 {
+pub(super) const fn protocol_of(place: u32) -> u8 {
     (place >> 17) as u8
 }
 
-const fn port_of(place: u32) -> u32 {
+pub(super) const fn port_of(place: u32) -> u32 {
     place & 0x1_ffff
 }
 

@@ -2,10 +2,13 @@
 //!
 //! The way of a rule: its CIDRs become disjoint `ranges`, a `sweep` over all ranges finds which rules cover which
 //! addresses, each such set of rules is flattened to port `intervals`, and `encode` writes it all down.
-//! [`nearest`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote.
+//! [`nearest`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote. [`compare`]
+//! tells what one ruleset decides otherwise than another.
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+pub mod compare;
+mod decode;
 mod encode;
 mod intervals;
 pub mod nearest;
