@@ -11,10 +11,14 @@ pub const MAX_INTERVALS_PER_CLASS: u32 = 1 << 12;
 pub const MAX_INTERVALS: u32 = 1 << 20;
 /// Quarantine rules of one ruleset.
 pub const MAX_QUARANTINE_RULES: usize = 4;
-/// The largest `quarantine.violations`: the kernel keeps the times of that many.
+/// The largest `quarantine.violations`.
 pub const MAX_WINDOW: u32 = 256;
+/// Places for the times of violations: twice the largest window, so that one in flight is not overwritten.
+pub const WINDOW_PLACES: usize = 2 * MAX_WINDOW as usize;
 /// Workloads that one loaded set of programs can hold.
 pub const MAX_WORKLOADS: u32 = 1024;
+/// Addresses and uplinks of all workloads' network namespaces together.
+pub const MAX_LOCALS: u32 = MAX_WORKLOADS * 16;
 /// Depth to which a cgroup's ancestors are walked.
 pub const MAX_CGROUP_DEPTH: i32 = 32;
 /// Records that a workload may write at once before the token bucket limits it.

@@ -47,13 +47,6 @@ impl Packet {
     pub const fn begins_tcp(&self) -> bool {
         self.protocol == IPPROTO_TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
-
-    /// A SYN with ACK: a listener's answer.
-    #[inline(always)]
-    #[must_use]
-    pub const fn accepts_tcp(&self) -> bool {
-        self.protocol == IPPROTO_TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
-    }
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -71,6 +64,37 @@ pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
         _ => return Err(Reason::Malformed),
     };
     transport(bytes, &network)
+}
+
+/// What the fixed header says, for a packet that [`parse`] refused: whence, whither and which protocol, without ports.
+/// `None` where even that cannot be read. Nothing is allowed by it; it makes a refusal tell more.
+#[inline(always)]
+pub fn outline<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
+    let [first] = bytes.load::<1>(0)?;
+    let (source, destination, protocol) = match first >> 4 {
+        4 => {
+            let header = bytes.load::<20>(0)?;
+            (v4_address(&header, 12), v4_address(&header, 16), header[9])
+        }
+        6 => {
+            let header = bytes.load::<40>(0)?;
+            (v6_address(&header, 8), v6_address(&header, 24), header[6])
+        }
+        _ => return None,
+    };
+    Some(Packet { source, destination, protocol, tcp_flags: 0, source_port: 0, port: 0 })
+}
+
+#[inline(always)]
+fn v4_address(header: &[u8; 20], at: usize) -> Address {
+    Address::v4(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]))
+}
+
+#[inline(always)]
+fn v6_address(header: &[u8; 40], at: usize) -> Address {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&header[at..at + 16]);
+    Address::from_bytes(bytes)
 }
 
 /// What stands in front of the transport header.
@@ -94,8 +118,8 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
         return Err(Reason::Fragment);
     }
     Ok(Network {
-        source: Address::v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]])),
-        destination: Address::v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]])),
+        source: v4_address(&header, 12),
+        destination: v4_address(&header, 16),
         protocol: header[9],
         offset: 20,
     })
@@ -104,11 +128,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
 #[inline(always)]
 fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     let header = bytes.load::<40>(0).ok_or(Reason::Malformed)?;
-    let mut from = [0; 16];
-    from.copy_from_slice(&header[8..24]);
-    let mut to = [0; 16];
-    to.copy_from_slice(&header[24..40]);
-    let (source, destination) = (Address::from_bytes(from), Address::from_bytes(to));
+    let (source, destination) = (v6_address(&header, 8), v6_address(&header, 24));
     // An IPv4-mapped address never travels in an IPv6 header; whoever puts one there wants it read two ways.
     if destination.as_v4().is_some() || source.as_v4().is_some() {
         return Err(Reason::Malformed);

@@ -1,7 +1,7 @@
 //! Records that the kernel programs and the agent share through maps. None has implicit padding; their sizes are
 //! checked when this crate is compiled.
 
-use crate::limits::{MAX_WINDOW, UDP_FLOW_SETS, UDP_FLOW_WAYS};
+use crate::limits::{UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS, WINDOW_PLACES};
 use crate::reason::{Protocol, REASON_SLOTS};
 
 /// Length of a task's name in the kernel, with the closing zero.
@@ -61,7 +61,7 @@ pub struct State {
     /// Violations by reason and protocol.
     pub counts: [[u64; Protocol::ALL.len()]; REASON_SLOTS],
     /// Boot times in nanoseconds of the last violations, by number modulo the length.
-    pub window: [u64; MAX_WINDOW as usize],
+    pub window: [u64; WINDOW_PLACES],
 }
 
 /// The process that opened a socket or tried to connect it.
@@ -136,6 +136,13 @@ pub struct UdpFlow {
 
 /// Stands for the time of a flow that a processor is writing: datagrams of one socket arrive on several at once.
 pub const UDP_FLOW_BUSY: u64 = u64::MAX;
+
+/// May a flow still be answered, whose last datagram came at `seen`? Both are boot times in nanoseconds.
+#[inline(always)]
+#[must_use]
+pub const fn udp_flow_is_open(seen: u64, now: u64) -> bool {
+    seen != 0 && seen != UDP_FLOW_BUSY && now.saturating_sub(seen) < UDP_FLOW_NS
+}
 
 /// The UDP flows of one socket. A table of the socket's own, so that no workload can push out another's flows.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +240,7 @@ pub struct WallClock {
 const _: () = {
     assert!(crate::ABI_VERSION == 1);
     assert!(size_of::<Binding>() == 24);
-    assert!(size_of::<State>() == 3200);
+    assert!(size_of::<State>() == 5248);
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<SocketState>() == 88);
     assert!(size_of::<UdpFlow>() == 32);

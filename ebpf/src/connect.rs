@@ -8,13 +8,11 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
-use egress_warden_common::state::{SOCKET_INBOUND, SocketState};
+use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState};
 use egress_warden_common::{Address, Verdict};
 
-use crate::egress::{ANY_PORT, remember_counted, udp_reply};
 use crate::maps::SOCKETS;
-use crate::rules::KernelWords;
+use crate::memory::{ANY_PORT, remember_counted, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
@@ -59,15 +57,21 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     }
     // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
     // sends none.)
+    // SAFETY: a field of the program's context.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
     if let Some(socket) = socket.as_deref_mut() {
         socket.flags &= !SOCKET_INBOUND;
+        // Known by now even of a socket that nobody saw being made.
+        if protocol == u32::from(IPPROTO_TCP) {
+            socket.flags |= SOCKET_TCP;
+        }
     }
     let port = port(ctx);
     let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);
     if verdict.reason.allows() {
         return PROCEED;
     }
-    let audit = is_audit(&workload);
+    let audit = workload.is_audit();
     let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
     attempt.audit = audit;
     count(workload.slot, &attempt);
@@ -88,7 +92,7 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     let Some((workload, socket)) = note(ctx) else { return REFUSE };
     // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
-    if is_audit(&workload) {
+    if workload.is_audit() {
         return PROCEED;
     }
     let port = port(ctx);
@@ -143,13 +147,6 @@ fn verdict(
     let socket_flags = socket.map_or(0, |socket| socket.flags) & !SOCKET_INBOUND;
     let packet = Packet { destination, protocol, port, ..NO_PACKET };
     judge(workload.slot, &packet, socket_flags | reply, UNSENT)
-}
-
-/// Does the workload's policy only watch? A ruleset that cannot be read enforces.
-#[inline(always)]
-pub(crate) fn is_audit(workload: &Workload) -> bool {
-    let ruleset = Ruleset::new(&KernelWords, workload.binding.ruleset);
-    ruleset.flags().unwrap_or(0) & FLAG_AUDIT != 0
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! The kernel programs. Each entry point is thin: it reads its context, asks [`egress_warden_common::decide`], and
-//! counts. `maps` holds what they share with the agent, `workload` finds whose packet it is, `violation` counts.
+//! counts. `maps` holds what they share with the agent, `workload` finds whose packet it is, `memory` what is remembered
+//! with a socket, `shared` asks for the verdict, `violation` counts.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -11,6 +12,7 @@ mod connect;
 mod egress;
 mod ingress;
 mod maps;
+mod memory;
 mod rules;
 mod shared;
 mod socket;

@@ -8,7 +8,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
-use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
+use egress_warden_common::limits::{MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
 use egress_warden_common::state::{Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
 
 /// Cgroup id to slot.
@@ -29,8 +29,7 @@ pub(crate) static WORDS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 
 /// Addresses and uplinks of the workloads' own network namespaces.
 #[map]
-pub(crate) static LOCALS: HashMap<LocalKey, u8> =
-    HashMap::with_max_entries(MAX_WORKLOADS * 16, BPF_F_NO_PREALLOC);
+pub(crate) static LOCALS: HashMap<LocalKey, u8> = HashMap::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
 
 /// Refused attempts by destination.
 #[map]

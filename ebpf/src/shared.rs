@@ -3,9 +3,11 @@
 //! call: together this took the verified instructions of all programs from 400,000 down to a budget that a test holds.
 //! Pointers come from the caller's stack; the verifier makes each function check them for null all the same.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use egress_warden_common::packet::{Bytes, Packet, parse};
+use core::ffi::c_void;
+use egress_warden_common::packet::{Bytes, Packet, outline, parse};
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::{FOREVER, NO_RULE, Ruleset};
 use egress_warden_common::state::SOCKET_INBOUND;
@@ -24,6 +26,19 @@ impl Bytes for PacketBytes {
     }
 }
 
+/// The packet's full socket, or null.
+#[inline(always)]
+pub(crate) fn full_socket(skb: *mut __sk_buff) -> *mut c_void {
+    // SAFETY: a field of the program's context; the verifier knows that it may be null.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: `sk` is not null.
+    let full: *mut bpf_sock = unsafe { bpf_sk_fullsock(sk) };
+    full.cast()
+}
+
 /// A packet of which nothing is known.
 pub(crate) const NO_PACKET: Packet = Packet {
     source: Address { high: 0, low: 0 },
@@ -34,7 +49,8 @@ pub(crate) const NO_PACKET: Packet = Packet {
     port: 0,
 };
 
-/// Walks the packet's headers. The result allows when `packet` was filled, and is the reason to refuse it otherwise.
+/// Walks the packet's headers. The result allows, or is the reason to refuse the packet; then `packet` holds at most what
+/// the fixed header says.
 #[inline(always)]
 pub(crate) fn walk(skb: *mut __sk_buff, packet: &mut Packet) -> Reason {
     // SAFETY: `skb` is the program's context and `packet` is on its stack.
@@ -52,14 +68,33 @@ fn refusal(number: u32) -> Reason {
 unsafe extern "C" fn walk_packet(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(packet) = (unsafe { packet.as_mut() }) else { return Reason::Malformed as u32 };
-    match parse(&PacketBytes(SkBuffContext::new(skb))) {
+    let bytes = PacketBytes(SkBuffContext::new(skb));
+    match parse(&bytes) {
         Ok(found) => {
             *packet = found;
             0
         }
-        Err(reason) => reason as u32,
+        Err(reason) => {
+            if let Some(found) = outline(&bytes) {
+                *packet = found;
+            }
+            reason as u32
+        }
     }
 }
+
+/// Is this a TCP socket that waits for callers?
+#[inline(always)]
+pub(crate) fn is_listening(sk: *mut c_void) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    let full: *const bpf_sock = sk.cast();
+    // SAFETY: a field of a full socket.
+    unsafe { (*full).state == STATE_LISTEN }
+}
+
+const STATE_LISTEN: u32 = 10;
 
 /// Index of the loopback interface, in every network namespace.
 pub(crate) const LOOPBACK_INTERFACE: u32 = 1;
@@ -128,8 +163,9 @@ fn reaches_itself(workload: &Workload, own_namespace: bool, destination: Address
     destination.is_loopback() || destination.is_unspecified() || (own_namespace && workload.owns(destination))
 }
 
+/// Does this packet answer a flow that began outside?
 #[inline(always)]
-fn is_reply(packet: &Packet, socket_flags: u32) -> bool {
+pub(crate) fn is_reply(packet: &Packet, socket_flags: u32) -> bool {
     match packet.protocol {
         IPPROTO_TCP => socket_flags & SOCKET_INBOUND != 0 && !packet.begins_tcp(),
         IPPROTO_UDP => socket_flags & UDP_REPLY != 0,

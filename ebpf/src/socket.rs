@@ -16,13 +16,35 @@ use crate::workload::{Workload, bump, current_process};
 /// Notes a new INET socket. It refuses nothing: where packets may go is judged when there are packets.
 #[cgroup_sock(sock_create)]
 pub(crate) fn note_socket(ctx: SockContext) -> i32 {
+    note(&ctx)
+}
+
+/// Notes a socket bound over IPv4 that was not noted when it was made: the kernel itself makes the TCP socket behind an
+/// MPTCP one, without a call of [`note_socket`], and lets it listen.
+#[cgroup_sock(post_bind4)]
+pub(crate) fn note_bound4(ctx: SockContext) -> i32 {
+    note(&ctx)
+}
+
+/// The same over IPv6.
+#[cgroup_sock(post_bind6)]
+pub(crate) fn note_bound6(ctx: SockContext) -> i32 {
+    note(&ctx)
+}
+
+#[inline(always)]
+fn note(ctx: &SockContext) -> i32 {
     let Some(workload) = Workload::of_current() else { return 1 };
     let Some(socket) = SOCKETS.get_or_create(ctx.sock.cast()) else {
         bump!(workload, storage_failed);
         return 1;
     };
-    // SAFETY: the storage of a socket that nobody else can see yet.
+    // SAFETY: the storage of a socket that is locked, or that nobody else can see yet.
     let socket = unsafe { &mut *socket };
+    // Whoever binds a socket that was handed to him does not become its owner.
+    if socket.flags & SOCKET_NAMESPACE_KNOWN != 0 {
+        return 1;
+    }
     socket.slot = workload.slot + 1;
     socket.process = current_process();
     // SAFETY: `sock` is the program's context.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
-use egress_warden_common::limits::{MAX_QUARANTINE_RULES, MAX_WINDOW, RECORD_BURST, RECORD_INTERVAL_NS};
+use egress_warden_common::limits::{MAX_QUARANTINE_RULES, RECORD_BURST, RECORD_INTERVAL_NS, WINDOW_PLACES};
 use egress_warden_common::reason::REASON_SLOTS;
 use egress_warden_common::ruleset::Ruleset;
 use egress_warden_common::state::{Process, Record, RefusedKey, State};
@@ -108,21 +108,26 @@ fn count_known(key: &RefusedKey) -> bool {
 }
 
 // Lock-free: each violation takes a number and leaves its time at that place of a ring. Violation number n crosses
-// "N within W" when violation n-N+1 is not older than W. Should a slower processor not have left its time yet, then
-// its own violation has not returned, and it looks again when it has: one of the two sees the crossing.
+// "N within W" when violation n-N+1 is not older than W. Should the processor of that one not have left its time yet,
+// then its own violation has not returned; when it has left it, it sees that N numbers were taken since. Of the two one
+// sees the crossing, because taking a number and looking at the numbers taken are both full barriers.
+//
+// The ring holds twice the largest N: a place is overwritten only when 256 further violations were in flight.
 #[inline(always)]
 fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
     let state = workload.state;
     let number = bump!(workload, violations);
     // SAFETY: `state` points at a live map value.
-    let forgiven = unsafe {
+    let (forgiven, taken) = unsafe {
         atomic::store(window_place(state, number), now);
-        atomic::load(&raw const (*state).forgiven)
+        // An addition of nothing and not a load, which could overtake the store.
+        (atomic::load(&raw const (*state).forgiven), atomic::add(&raw mut (*state).violations, 0))
     };
     let mut window = Window {
         state,
         now,
         count: number + 1,
+        since: taken.wrapping_sub(number),
         forgiven,
         ruleset: workload.binding.ruleset,
         audit,
@@ -137,8 +142,10 @@ fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
 struct Window {
     state: *mut State,
     now: u64,
-    /// Violations so far.
+    /// Violations up to this one, it included.
     count: u64,
+    /// Violations from this one on, it included: more than one where others came before its time was written.
+    since: u64,
     forgiven: u64,
     ruleset: u32,
     audit: bool,
@@ -151,14 +158,16 @@ unsafe extern "C" fn step(index: u64, window: *mut c_void) -> i64 {
     let ruleset = Ruleset::new(&KernelWords, window.ruleset);
     let Some((violations, within)) = ruleset.quarantine(index as u32) else { return 1 };
     let needed = u64::from(violations);
-    if window.count.wrapping_sub(window.forgiven) < needed {
-        return 0;
-    }
-    // SAFETY: `state` points at a live map value.
-    let first = unsafe { atomic::load(window_place(window.state, window.count.wrapping_sub(needed))) };
-    if window.now.saturating_sub(first) <= within
-        && fire(window.state, index as u32, window.now, window.audit)
-    {
+    let crosses = if window.since >= needed {
+        boot_ns().saturating_sub(window.now) <= within
+    } else if window.count.wrapping_sub(window.forgiven) >= needed {
+        // SAFETY: `state` points at a live map value.
+        let first = unsafe { atomic::load(window_place(window.state, window.count.wrapping_sub(needed))) };
+        window.now.saturating_sub(first) <= within
+    } else {
+        false
+    };
+    if crosses && fire(window.state, index as u32, window.now, window.audit) {
         window.crossed = true;
     }
     0
@@ -168,7 +177,7 @@ unsafe extern "C" fn step(index: u64, window: *mut c_void) -> i64 {
 /// `state` points at a live map value.
 #[inline(always)]
 unsafe fn window_place(state: *mut State, number: u64) -> *mut u64 {
-    let index = (number % u64::from(MAX_WINDOW)) as usize;
+    let index = (number % WINDOW_PLACES as u64) as usize;
     // SAFETY: the caller's promise; the index is in bounds.
     unsafe { &raw mut (*state).window[index] }
 }

@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::Address;
 use egress_warden_common::limits::MAX_CGROUP_DEPTH;
+use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
 use egress_warden_common::state::{
     BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Process, SOCKET_FOREIGN_NAMESPACE,
     SOCKET_NAMESPACE_KNOWN, SocketState, State,
@@ -16,6 +17,7 @@ use egress_warden_common::state::{
 
 use crate::atomic;
 use crate::maps::{BINDINGS, LOCALS, STATES, WORKLOADS};
+use crate::rules::KernelWords;
 
 /// A workload that the agent has told of.
 #[derive(Clone, Copy)]
@@ -69,6 +71,12 @@ impl Workload {
     pub(crate) fn quarantined(&self) -> bool {
         // SAFETY: an aligned field of a live map value.
         unsafe { atomic::load(&raw const (*self.state).quarantined_at) != 0 }
+    }
+
+    /// Does the workload's policy only watch? A ruleset that cannot be read enforces.
+    #[inline(always)]
+    pub(crate) fn is_audit(&self) -> bool {
+        Ruleset::new(&KernelWords, self.binding.ruleset).flags().unwrap_or(0) & FLAG_AUDIT != 0
     }
 
     /// Is this an address of the workload's own network namespace?

@@ -41,9 +41,17 @@ impl TestCgroup {
     /// # Errors
     /// Without root or cgroup2.
     pub fn new() -> Result<TestCgroup> {
+        Self::named("egress-warden-test")
+    }
+
+    /// Makes one whose name begins like this; what is shown to people says whose it is.
+    ///
+    /// # Errors
+    /// Without root or cgroup2.
+    pub fn named(prefix: &str) -> Result<TestCgroup> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = cgroup2_mount()?.join(format!("egress-warden-test-{}-{number}", process::id()));
+        let path = cgroup2_mount()?.join(format!("{prefix}-{}-{number}", process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make {} (root is needed)", path.display()))?;
         let mut keeper = match start_keeper(&path) {
             Ok(keeper) => keeper,

@@ -8,9 +8,12 @@
 //! that made it, however that ends: namespaces are held by descriptors alone, a cgroup has a keeper that survives us.
 
 mod agent;
+pub mod bpf;
 mod capture;
 mod cgroup;
+pub mod flood;
 mod frame;
+pub mod job;
 mod netns;
 pub mod probe;
 pub mod server;

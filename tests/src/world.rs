@@ -92,7 +92,7 @@ fn add_host(router: &Namespace, name: &str, number: u8) -> Result<Host> {
         namespace.run(["ip"].into_iter().chain(line.split(' '))).map(drop)
     };
 
-    ip(router, &format!("link add {name} type veth peer name eth0 netns {}", namespace.path()))?;
+    ip(router, &format!("link add name {name} type veth peer name eth0 netns {}", namespace.path()))?;
     for (end, interface, v4, v6) in
         [(router, name, &gateway_v4, &gateway_v6), (&namespace, "eth0", &v4.to_string(), &v6.to_string())]
     {
@@ -100,7 +100,7 @@ fn add_host(router: &Namespace, name: &str, number: u8) -> Result<Host> {
         configure(end, &[(&format!("ipv6/conf/{interface}/accept_dad"), "0")])?;
         ip(end, &format!("addr add {v4}/24 dev {interface}"))?;
         ip(end, &format!("addr add {v6}/64 dev {interface} nodad"))?;
-        ip(end, &format!("link set {interface} up"))?;
+        ip(end, &format!("link set dev {interface} up"))?;
     }
     ip(&namespace, &format!("route add default via {gateway_v4}"))?;
     ip(&namespace, &format!("-6 route add default via {gateway_v6}"))?;

@@ -105,7 +105,7 @@ fn demo(args: &[String]) -> Result<()> {
     run::need_root("`cargo xtask demo`")?;
     setup::ensure(&[setup::Group::Build, setup::Group::Demo])?;
     build_release()?;
-    demo::run()
+    demo::run(&run::agent_binary())
 }
 
 fn no_arguments(args: &[String]) -> Result<()> {

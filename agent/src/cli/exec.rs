@@ -11,14 +11,18 @@ use crate::policy::Mode;
 /// What `exec` is asked.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Keeps the caller's network and user namespaces; mount, PID, IPC and cgroup namespaces are new. The command cannot leave
-its cgroup, and enforcement outlives this process. Needs root, cgroup2 and Linux 6.1 or newer; no agent, no bpffs.
+The caller's network and user namespaces stay; mount, PID, IPC and cgroup namespaces are new. The
+command cannot leave its cgroup, and killing this process frees nothing. Needs root, cgroup2 and
+Linux 6.1 or newer; no agent and no bpffs. Standard output is the command's; a summary of what was
+allowed and refused goes to standard error.
 
-Exit codes: the command's own; 128+n when signal n ended it; 125 when exec itself failed, and then nothing ran.
+Exit codes: the command's own; 128+n when signal n ended it; 125 when exec itself failed: then
+nothing ran, unless the message is about the end (--events could not be written).
 
 Examples:
   egress-warden exec --allowlists allowlists/ --policy training -- python train.py
-  egress-warden exec --allowlists allowlists/ --policy training --mode audit --events seen.jsonl -- ./job.sh
+  egress-warden exec --allowlists allowlists/ --policy training --mode audit -- ./job.sh
+  egress-warden exec --allowlists allowlists/ --policy training --events seen.jsonl -- ./job.sh
   egress-warden exec --allowlists allowlists/ --policy training -- bash")]
 pub struct ExecArgs {
     /// Files with allowlists, or directories whose .yaml and .yml files are read
@@ -33,7 +37,8 @@ pub struct ExecArgs {
     /// Write violations to this file, one JSON object a line; it is complete when exec returns
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
-    /// Capabilities that the command keeps, with or without CAP_, separated by commas; `none` for none
+    /// Capabilities that the command keeps if the caller has them, with or without CAP_, separated by commas; `none`
+    /// for none. Those that lead out of the jail are refused
     #[arg(long, value_name = "NAME,...", default_value_t = CapabilitySet::default().to_string())]
     pub keep_caps: String,
     /// Print the kernel programs' own diagnostics to standard error

@@ -32,7 +32,8 @@ pub const EXIT_REFUSED: u8 = 3;
 /// What `explain` is asked.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 allowed, 3 refused, 1 error. A policy in audit mode is asked what it would refuse in enforce mode.
+Exit codes: 0 allowed, 3 refused, 1 error. A policy in audit mode is asked what it would refuse in
+enforce mode. Nothing is sent, and no root is needed.
 
 Examples:
   egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.5:443

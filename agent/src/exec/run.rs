@@ -79,6 +79,19 @@ pub enum ExecError {
     /// The jail, or a command that cannot be started.
     #[error(transparent)]
     Jail(#[from] JailError),
+    /// The file of `--events` does not take all records.
+    #[error(
+        "--events {} is not complete: {source}; the command ran under enforcement and exited with {code}",
+        path.display()
+    )]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// The command's exit code, which this failure hides.
+        code: i32,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file of `--events`.
     #[error("--events {}: {source}", path.display())]
     Events {
@@ -132,7 +145,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     session.ready();
     let duration = started.elapsed();
     let Session { enforcer, events, culprits, failure, .. } = session;
-    let events = close_events(events, failure, options);
+    let written = close_events(events, failure);
     let destinations: Vec<Rule> = set.destinations().iter().flat_map(|one| one.rules.clone()).collect();
     let summary = Summary {
         policy: &policy,
@@ -148,8 +161,11 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     // Standard error may be closed by now; that is no reason to forget the command's exit code.
     let _ = io::stderr().write_all(summary.text().as_bytes());
     cgroup.remove()?;
-    events?;
-    Ok(code)
+    // Told last: the summary is true all the same.
+    match (written, &options.events) {
+        (Err(source), Some(path)) => Err(ExecError::Incomplete { path: path.clone(), code, source }),
+        _ => Ok(code),
+    }
 }
 
 fn choose(set: &AllowlistSet, options: &Options) -> Result<Policy, ExecError> {
@@ -204,14 +220,9 @@ fn watch_clock(enforcer: &mut Enforcer) -> Result<ClockWatch, KernelError> {
     Ok(watch)
 }
 
-fn close_events(
-    events: Option<BufWriter<File>>,
-    failure: Option<io::Error>,
-    options: &Options,
-) -> Result<(), ExecError> {
-    let Some(path) = &options.events else { return Ok(()) };
+fn close_events(events: Option<BufWriter<File>>, failure: Option<io::Error>) -> io::Result<()> {
     let flushed = events.map_or(Ok(()), |mut events| events.flush());
-    failure.map_or(flushed, Err).map_err(|source| ExecError::Events { path: path.clone(), source })
+    failure.map_or(flushed, Err)
 }
 
 /// What the waiting loop does beside waiting.

@@ -120,7 +120,7 @@ impl Summary<'_> {
     fn write_allowed(&self, out: &mut String) -> fmt::Result {
         let total: u64 = self.state.allowed.iter().sum();
         if total == 0 {
-            return writeln!(out, "  allowed      nothing left by an allowlist entry");
+            return writeln!(out, "  allowed      nothing");
         }
         let parts: Vec<String> = Protocol::ALL
             .iter()
@@ -224,10 +224,7 @@ impl Summary<'_> {
                 "attempts went to destinations beyond the table; totals are complete",
             ),
             (self.state.replies_refused, "answers to callers from outside were refused"),
-            (
-                self.state.forged_dropped,
-                "packets that claimed to come from outside, but not by an uplink, were dropped",
-            ),
+            (self.state.forged_dropped, "packets claimed to come from outside and did not come by an uplink"),
             (
                 self.state.udp_flows_evicted,
                 "inbound UDP flows were pushed out by newer ones of the same socket",

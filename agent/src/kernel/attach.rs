@@ -31,10 +31,12 @@ const fn hook(program: &'static str, name: &'static str, attach_type: u32) -> Ho
 }
 
 /// Every hook, in the order of attaching: the authority first, so that no packet ever leaves between two of them.
-pub const HOOKS: [Hook; 7] = [
+pub const HOOKS: [Hook; 9] = [
     hook("egress", "cgroup_skb/egress", 1),
     hook("ingress", "cgroup_skb/ingress", 0),
     hook("note_socket", "cgroup/sock_create", 2),
+    hook("note_bound4", "cgroup/post_bind4", 12),
+    hook("note_bound6", "cgroup/post_bind6", 13),
     hook("connect4", "cgroup/connect4", 10),
     hook("connect6", "cgroup/connect6", 11),
     hook("sendmsg4", "cgroup/sendmsg4", 14),
@@ -62,7 +64,12 @@ impl Ancestor {
     /// attach fail, attached after ours it is skipped without a word.
     pub fn refuse_exclusive(&self) -> Result<(), KernelError> {
         for hook in HOOKS {
-            let failed = |source| KernelError::Query { path: self.0.clone(), hook: hook.name, source };
+            // The first bpf(2) of all: what is wrong with the machine shows here.
+            let failed = |source: io::Error| match source.raw_os_error() {
+                Some(libc::EPERM) => KernelError::NotPermitted,
+                Some(libc::ENOSYS) => KernelError::NoBpf,
+                _ => KernelError::Query { path: self.0.clone(), hook: hook.name, source },
+            };
             let directory = File::open(&self.0).map_err(failed)?;
             let (flags, programs) = query(directory.as_fd(), hook.attach_type).map_err(failed)?;
             if let (Some(program), 0) = (programs.first(), flags & ALLOW_MULTI) {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use egress_warden_common::Address;
+use egress_warden_common::limits::MAX_LOCALS;
 use egress_warden_common::state::{
     BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, RefusedKey, State, WallClock,
 };
@@ -81,6 +82,10 @@ impl Enforcer {
         generation: u32,
         namespace: &OwnNamespace,
     ) -> Result<(), KernelError> {
+        let (wanted, capacity) = (namespace.addresses.len() + namespace.uplinks.len(), MAX_LOCALS as usize);
+        if wanted > capacity {
+            return Err(KernelError::Full { map: "LOCALS", wanted, capacity });
+        }
         for address in &namespace.addresses {
             let address = Address::from(*address).to_bytes();
             self.list_local(LocalKey { address, slot, interface: 0 })?;

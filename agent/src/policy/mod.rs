@@ -10,6 +10,7 @@ use ipnet::IpNet;
 pub mod icmp;
 mod merge;
 pub mod metadata;
+pub mod own_host;
 
 pub use merge::merge;
 

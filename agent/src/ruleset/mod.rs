@@ -25,7 +25,9 @@ use egress_warden_common::limits::{
 };
 use egress_warden_common::ruleset::{NO_RULE, Ruleset};
 
-use crate::policy::{Origin, Policy};
+use ipnet::IpNet;
+
+use crate::policy::{Origin, Policy, own_host};
 use encode::Parts;
 use intervals::Ports;
 use ranges::Number;
@@ -267,10 +269,12 @@ fn build(policy: &Policy) -> Result<Parts, Excess> {
 /// Where rules begin and stop to cover addresses of one family, ascending.
 fn toggles<N: Number>(policy: &Policy) -> Vec<Toggle<N>> {
     let mut toggles = Vec::new();
+    let first_refusal = policy.rules.len() as u32;
     let allowing = policy.rules.iter().map(|rule| (rule.cidrs.as_slice(), rule.except.as_slice()));
     let refusing = policy.deny.iter().map(|deny| (std::slice::from_ref(&deny.cidr), [].as_slice()));
     for (rule, (cidrs, except)) in (0u32..).zip(allowing.chain(refusing)) {
-        for range in ranges::subtract(ranges::merged::<N>(cidrs), &ranges::merged(except)) {
+        let covered = if rule < first_refusal { without_own_host::<N>(cidrs) } else { ranges::merged(cidrs) };
+        for range in ranges::subtract(covered, &ranges::merged(except)) {
             toggles.push(Toggle { at: range.first, rule });
             toggles.extend(range.last.next().map(|at| Toggle { at, rule }));
         }
@@ -278,6 +282,13 @@ fn toggles<N: Number>(policy: &Policy) -> Vec<Toggle<N>> {
     // The stable sort merges the runs that the rules already are, and keeps their order where they meet.
     toggles.sort_by_key(|toggle| toggle.at);
     toggles
+}
+
+/// What these CIDRs allow: loopback only where a CIDR names it, and not as a part of something wide.
+fn without_own_host<N: Number>(cidrs: &[IpNet]) -> Vec<ranges::Range<N>> {
+    let (naming, wide): (Vec<IpNet>, Vec<IpNet>) = cidrs.iter().copied().partition(own_host::is_named_by);
+    let wide = ranges::subtract(ranges::merged(&wide), &ranges::merged(&own_host::networks()));
+    ranges::joined(wide, ranges::merged(&naming))
 }
 
 fn rule_infos(policy: &Policy) -> Vec<RuleInfo> {

@@ -63,7 +63,12 @@ pub(super) struct Range<N> {
 
 /// The CIDRs of one family as ascending ranges that neither overlap nor touch.
 pub(super) fn merged<N: Number>(cidrs: &[IpNet]) -> Vec<Range<N>> {
-    let mut ranges: Vec<Range<N>> = cidrs.iter().filter_map(N::range).collect();
+    joined(cidrs.iter().filter_map(N::range).collect(), Vec::new())
+}
+
+/// Both together, in whatever order they come, as [`merged`] makes them.
+pub(super) fn joined<N: Number>(mut ranges: Vec<Range<N>>, more: Vec<Range<N>>) -> Vec<Range<N>> {
+    ranges.extend(more);
     ranges.sort_unstable();
     ranges.dedup_by(|next, kept| {
         let joins = kept.last.next().is_none_or(|after| next.first <= after);

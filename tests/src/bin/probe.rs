@@ -1,16 +1,27 @@
 //! One attempt to reach a place, from whatever cgroup and namespace it is started in: `KIND ADDRESS:PORT MILLISECONDS`.
 //! Prints the outcome on one line and exits with 0 if the attempt succeeded, 1 if not.
+//!
+//! Or very many attempts from every processor at once: `flood REFUSED ALLOWED ATTEMPTS`, see [`flood::run`].
 
 use std::env::args;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use egress_warden_tests::flood;
 use egress_warden_tests::probe::Attempt;
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = args().skip(1).collect();
-    let [attempt, to, timeout] = &args[..] else { bail!("usage: KIND ADDRESS:PORT MILLISECONDS") };
+    if let [flood, refused, allowed, attempts] = &args[..]
+        && flood == "flood"
+    {
+        flood::run(refused.parse()?, allowed.parse()?, attempts.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let [attempt, to, timeout] = &args[..] else {
+        bail!("usage: KIND ADDRESS:PORT MILLISECONDS, or flood REFUSED ALLOWED ATTEMPTS")
+    };
     let outcome = attempt.parse::<Attempt>()?.make(to.parse()?, Duration::from_millis(timeout.parse()?));
     println!("{outcome}");
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

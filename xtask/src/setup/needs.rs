@@ -86,13 +86,13 @@ pub(crate) const ALL_NEEDS: [Need; 9] = [
     program(TEST, "lsns", "lists what namespaces are left", &["util-linux"]),
     program(DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
     program(DEMO, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
-    program(DEMO, "nginx", "serves the package index with TLS", &["nginx-light"]),
+    program(DEMO, "nginx", "serves the package index with TLS, and the other web sites", &["nginx-light"]),
     program(DEMO, "tinyproxy", "the egress proxy", &["tinyproxy-bin"]),
     Need {
         groups: DEMO,
         what: "pip",
         why: "the real client of the package index",
-        found: Found::Python("venv, ensurepip"),
-        packages: &["python3", "python3-venv", "python3-pip"],
+        found: Found::Python("pip"),
+        packages: &["python3", "python3-pip"],
     },
 ];

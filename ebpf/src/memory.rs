@@ -1,0 +1,165 @@
+//! What is remembered with a socket: the destination last allowed, the one last counted, and the inbound UDP flows.
+
+use core::ffi::c_void;
+use egress_warden_common::decide::Clock;
+use egress_warden_common::limits::UDP_FLOW_WAYS;
+use egress_warden_common::packet::Packet;
+use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
+use egress_warden_common::ruleset::FOREVER;
+use egress_warden_common::state::{SOCKET_TCP, SocketState, UDP_FLOW_BUSY, udp_flow_is_open, udp_flow_set};
+use egress_warden_common::{Address, Protocol, Verdict};
+
+use crate::atomic;
+use crate::maps::{SOCKETS, UDP_FLOWS};
+use crate::rules::{KernelClock, boot_ns};
+use crate::workload::{Workload, bounded, bump};
+
+#[inline(always)]
+pub(crate) fn stored(sk: *mut c_void) -> Option<&'static mut SocketState> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: the storage lives as long as the socket, which the packet holds.
+    SOCKETS.get(sk).map(|socket| unsafe { &mut *socket })
+}
+
+/// Was this destination allowed to this socket before, by the ruleset that is still in force?
+///
+/// Asked of TCP sockets alone. Two processors may send from one UDP socket at once, and what they remember of two
+/// allowed destinations may mix: the address of the one with the port of the other is allowed to nobody.
+#[inline(always)]
+pub(crate) fn remembered(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
+    packet.protocol == IPPROTO_TCP
+        && socket.flags & SOCKET_TCP != 0
+        && same_allowed(workload, socket, packet)
+        && (socket.allowed_until == FOREVER || KernelClock.unix_seconds() < socket.allowed_until)
+}
+
+#[inline(always)]
+fn same_allowed(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
+    socket.allowed_generation == workload.binding.generation
+        && socket.allowed_port == packet.port
+        && socket.allowed_protocol == packet.protocol
+        && Address::from_bytes(socket.allowed) == packet.destination
+}
+
+#[inline(always)]
+pub(crate) fn remember(
+    workload: &Workload,
+    socket: Option<&mut SocketState>,
+    packet: &Packet,
+    verdict: &Verdict,
+) {
+    if let Some(socket) = socket {
+        let known = same_allowed(workload, socket, packet);
+        socket.allowed_generation = 0;
+        socket.allowed = packet.destination.to_bytes();
+        socket.allowed_port = packet.port;
+        socket.allowed_protocol = packet.protocol;
+        socket.allowed_until = verdict.until;
+        socket.allowed_generation = workload.binding.generation;
+        if known {
+            return;
+        }
+    }
+    let protocol = bounded(Protocol::from_ip(packet.protocol) as usize, Protocol::ALL.len());
+    bump!(workload, allowed[protocol]);
+}
+
+/// Notes the destination for which this socket was counted.
+#[inline(always)]
+pub(crate) fn remember_counted(socket: &mut SocketState, destination: Address, protocol: u8, port: u16) {
+    socket.counted = destination.to_bytes();
+    socket.counted_port = port;
+    socket.counted_protocol = protocol;
+    socket.counted_valid = 1;
+}
+
+#[inline(always)]
+pub(crate) fn already_counted(socket: &SocketState, packet: &Packet) -> bool {
+    socket.counted_valid != 0
+        && socket.counted_port == packet.port
+        && socket.counted_protocol == packet.protocol
+        && Address::from_bytes(socket.counted) == packet.destination
+}
+
+/// Stands for "not known yet" where a local port is asked for; no datagram leaves a UDP socket from port 0. (A number
+/// and not an `Option`: the compiler reads the absent half of one before it looks which half there is.)
+pub(crate) const ANY_PORT: u16 = 0;
+
+/// Does this datagram answer one that came in through an uplink a moment ago?
+#[inline(always)]
+pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_port: u16) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    let Some(flows) = UDP_FLOWS.get(sk) else { return false };
+    // SAFETY: the storage lives as long as the socket, which the packet holds.
+    let set = unsafe { &(*flows).sets[udp_flow_set(peer, peer_port)] };
+    let now = boot_ns();
+    for flow in set {
+        if udp_flow_is_open(flow.seen, now)
+            && flow.peer_port == peer_port
+            && (local_port == ANY_PORT || local_port == flow.local_port)
+            && Address::from_bytes(flow.peer) == peer
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
+#[inline(always)]
+pub(crate) fn asked(socket: &SocketState, packet: &Packet) -> bool {
+    socket.allowed_generation != 0
+        && socket.allowed_protocol == IPPROTO_UDP
+        && socket.allowed_port == packet.source_port
+        && Address::from_bytes(socket.allowed) == packet.source
+}
+
+#[inline(always)]
+pub(crate) fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
+    let Some(flows) = UDP_FLOWS.get_or_create(sk) else {
+        bump!(workload, storage_failed);
+        return;
+    };
+    // SAFETY: the storage lives as long as the socket, which the packet holds.
+    let set = unsafe { &mut (*flows).sets[udp_flow_set(packet.source, packet.source_port)] };
+    let now = boot_ns();
+    let (mut victim, mut oldest) = (0, u64::MAX);
+    for (way, flow) in set.iter_mut().enumerate() {
+        // SAFETY: an aligned field of a live map value.
+        let seen = unsafe { atomic::load(&raw const flow.seen) };
+        if seen == UDP_FLOW_BUSY {
+            continue;
+        }
+        if seen != 0
+            && flow.peer_port == packet.source_port
+            && flow.local_port == packet.port
+            && Address::from_bytes(flow.peer) == packet.source
+        {
+            // SAFETY: see above. Should another processor have taken the place, this datagram is not learnt.
+            unsafe { atomic::replace(&raw mut flow.seen, seen, now) };
+            return;
+        }
+        if seen < oldest {
+            (victim, oldest) = (way, seen);
+        }
+    }
+    let flow = &mut set[bounded(victim, UDP_FLOW_WAYS)];
+    // A place is claimed before it is written: two peers whose datagrams arrive at once must not mix.
+    // SAFETY: see above.
+    if oldest == UDP_FLOW_BUSY || !unsafe { atomic::replace(&raw mut flow.seen, oldest, UDP_FLOW_BUSY) } {
+        bump!(workload, udp_flows_evicted);
+        return;
+    }
+    flow.peer = packet.source.to_bytes();
+    flow.peer_port = packet.source_port;
+    flow.local_port = packet.port;
+    // SAFETY: see above.
+    unsafe { atomic::replace(&raw mut flow.seen, UDP_FLOW_BUSY, now) };
+    if udp_flow_is_open(oldest, now) {
+        bump!(workload, udp_flows_evicted);
+    }
+}

@@ -1,0 +1,137 @@
+//! Somebody else's programs on a cgroup, as tiny as they can be, and a process without `bpf(2)`.
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::TestCgroup;
+
+const PROG_LOAD: libc::c_long = 5;
+const PROG_ATTACH: libc::c_long = 8;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// A hook of a cgroup: the kernel's number of the program type and of the attach type.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    kind: u32,
+    attach_type: u32,
+}
+
+/// Packets that leave.
+pub const EGRESS: Hook = Hook { kind: 8, attach_type: 1 };
+/// IPv4 connect.
+pub const CONNECT4: Hook = Hook { kind: 18, attach_type: 10 };
+/// IPv4 sendmsg without connect.
+pub const SENDMSG4: Hook = Hook { kind: 18, attach_type: 14 };
+
+/// `BPF_F_ALLOW_OVERRIDE`.
+pub const ALLOW_OVERRIDE: u32 = 1;
+/// `BPF_F_ALLOW_MULTI`.
+pub const ALLOW_MULTI: u32 = 2;
+
+/// `r0 = 1; exit`: lets through.
+pub const PASS: &[u64] = &[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+/// `r1 = 0; call bpf_set_retval; r0 = 1; exit`: lets through, and undoes the refusal of whoever ran before.
+pub const UNDO: &[u64] =
+    &[0x0000_0000_0000_01b7, 0x0000_00bb_0000_0085, 0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct AttachAttr {
+    cgroup: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+    replaced: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    program: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Loads a program and attaches it to a cgroup of the test, with which it goes away. Returns its id.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn attach(cgroup: &TestCgroup, hook: Hook, program: &[u64], flags: u32) -> io::Result<u32> {
+    let mut load = LoadAttr {
+        kind: hook.kind,
+        count: u32::try_from(program.len()).unwrap_or_default(),
+        instructions: program.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        expected_attach_type: hook.attach_type,
+        ..LoadAttr::default()
+    };
+    let raw = bpf(PROG_LOAD, &mut load)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let loaded = unsafe { OwnedFd::from_raw_fd(raw) };
+    let directory = File::open(cgroup.path())?;
+    let mut attached = AttachAttr {
+        cgroup: directory.as_raw_fd().cast_unsigned(),
+        program: loaded.as_raw_fd().cast_unsigned(),
+        attach_type: hook.attach_type,
+        flags,
+        ..AttachAttr::default()
+    };
+    bpf(PROG_ATTACH, &mut attached)?;
+    // Program type and id, the first two fields of the kernel's bpf_prog_info.
+    let mut info = [0_u32; 2];
+    let mut asked = InfoAttr {
+        program: loaded.as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of_val(&info)).unwrap_or_default(),
+        info: (&raw mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut asked)?;
+    Ok(info[1])
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is a prefix of the kernel's `union bpf_attr` without padding, its size is passed along, and what
+    // it points at outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or_default()) }
+}
+
+/// Has the command run where `bpf(2)` fails with this error, as under a container runtime's filter or on a kernel built
+/// without it.
+pub fn forbid_bpf(command: &mut Command, errno: u32) {
+    const LOAD_NUMBER: libc::sock_filter = libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
+    const ALLOW: libc::sock_filter = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
+    let number = u32::try_from(libc::SYS_bpf).unwrap_or_default();
+    let is_bpf = libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: number };
+    let refuse = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | errno };
+    let mut filter = [LOAD_NUMBER, is_bpf, refuse, ALLOW];
+    let install = move || {
+        let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+        // SAFETY: the program and its four instructions outlive the call; prctl is async-signal-safe.
+        let result =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec only prctl is called; nothing is allocated.
+    unsafe { command.pre_exec(install) };
+}
