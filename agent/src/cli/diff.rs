@@ -47,7 +47,7 @@ pub struct DiffArgs {
     /// The set as it would be
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
-    /// List everything, instead of the first 20 CIDRs of a change and the first 40 changes of a kind
+    /// List everything, instead of the 20 widest CIDRs of a change and the first 40 changes of a kind
     #[arg(long)]
     pub all: bool,
 }

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use super::Compiled;
 use super::decode::{Decoded, decode};
 use super::intervals::{Interval, place, port_of, protocol_of};
-use super::ranges::{Number, Range, merged, subtract};
+use super::ranges::{Number, Range, joined, merged, subtract};
 use super::sweep::{Boundary, Content};
 use crate::policy::PortRange;
 
@@ -150,28 +150,16 @@ impl Addresses {
     }
 
     /// The fewest CIDRs. The ranges may come in any order and touch, because they come from several pairs of classes.
-    fn cidrs(mut self) -> Vec<IpNet> {
-        join(&mut self.v4);
-        join(&mut self.v6);
-        let v4 = self.v4.iter().flat_map(|range| {
+    fn cidrs(self) -> Vec<IpNet> {
+        let (v4, v6) = (joined(self.v4, Vec::new()), joined(self.v6, Vec::new()));
+        let v4 = v4.iter().flat_map(|range| {
             Ipv4Subnets::new(Ipv4Addr::from_bits(range.first), Ipv4Addr::from_bits(range.last), 0)
         });
-        let v6 = self.v6.iter().flat_map(|range| {
+        let v6 = v6.iter().flat_map(|range| {
             Ipv6Subnets::new(Ipv6Addr::from_bits(range.first), Ipv6Addr::from_bits(range.last), 0)
         });
         v4.map(IpNet::V4).chain(v6.map(IpNet::V6)).collect()
     }
-}
-
-fn join<N: Number>(ranges: &mut Vec<Range<N>>) {
-    ranges.sort_unstable();
-    ranges.dedup_by(|next, kept| {
-        let touches = kept.last.next() == Some(next.first);
-        if touches {
-            kept.last = next.last;
-        }
-        touches
-    });
 }
 
 /// Which addresses have which pair of classes, the old one first.
@@ -370,10 +358,12 @@ mod tests {
 
     #[test]
     fn the_ends_of_both_families_are_compared() {
-        let new = vec![rule("all", 3, &["0.0.0.0/0", "::/0"], &[0, u16::MAX])];
+        let ends =
+            ["0.0.0.0/32", "255.255.255.255/32", "::/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"];
+        let new = vec![rule("all", 3, &ends, &[0, u16::MAX])];
         let found = changes(Vec::new(), new);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].cidrs, nets(&["0.0.0.0/0", "::/0"]));
+        assert_eq!(found[0].cidrs, nets(&ends));
         let ports: Vec<_> = found[0].ports.iter().map(|range| (range.first, range.last)).collect();
         assert_eq!(ports, [(0, 0), (u16::MAX, u16::MAX)]);
     }

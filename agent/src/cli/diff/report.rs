@@ -19,13 +19,24 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) const DEFAULT: Self = Self { cidrs: 20, changes: 40 };
     pub(super) const NONE: Self = Self { cidrs: usize::MAX, changes: usize::MAX };
+
+    /// As many CIDRs as are listed, ascending. The widest: of 0.0.0.0/0 without the few addresses that are refused or
+    /// were open before, the first pieces would say nothing to a reviewer.
+    fn widest(&self, cidrs: &[IpNet]) -> Vec<IpNet> {
+        let mut widest = cidrs.to_vec();
+        if widest.len() > self.cidrs {
+            widest.sort_by_key(|cidr| (cidr.prefix_len(), *cidr));
+            widest.truncate(self.cidrs);
+            widest.sort();
+        }
+        widest
+    }
 }
 
 /// Addresses with what happens to them.
 #[derive(Debug)]
 pub(super) struct Addresses {
     pub(super) cidrs: Vec<IpNet>,
-    /// Empty where every port is meant.
     pub(super) ports: String,
     pub(super) why: String,
 }
@@ -138,7 +149,7 @@ impl Section {
                 Content::Text(_) => None,
             })
         };
-        let shown = addresses().flat_map(|addresses| addresses.cidrs.iter().take(limits.cidrs));
+        let shown = addresses().flat_map(|addresses| limits.widest(&addresses.cidrs));
         let cidrs = shown.map(|cidr| cidr.to_string().len()).max().unwrap_or(0);
         let ports = addresses().map(|addresses| addresses.ports.len()).filter(|width| *width <= PORTS);
         (cidrs, ports.max().unwrap_or(0))
@@ -155,7 +166,7 @@ impl Line {
             }
             Content::Addresses(addresses) => addresses,
         };
-        for (index, cidr) in cidrs.iter().take(limits.cidrs).enumerate() {
+        for (index, cidr) in limits.widest(cidrs).iter().enumerate() {
             let cidr = cidr.to_string();
             let line = match index {
                 0 if port_width == 0 => format!("  {label:LABEL$}{cidr:cidr_width$}  {}", visible(why)),
