@@ -107,7 +107,7 @@ impl Options {
 
 fn try_kernel(kernel: &'static Kernel, options: &Options, programs: &build::Programs) -> Result<Report> {
     let files = kernel.files(options.refresh)?;
-    let scratch = Scratch::new("boot")?;
+    let scratch = Scratch::below(&kernel::cache_directory(), "boot")?;
     let image = scratch.path().join("initramfs");
     fs::write(&image, image::pack(&files, programs)?)?;
     println!("boot     {:<6} {}", kernel.version, files.release);

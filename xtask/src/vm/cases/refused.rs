@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use egress_warden_tests::probe::{Attempt, Outcome};
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::DEADLINE;
+use nix::libc::EPERM;
 
 use super::super::scenario::{ALLOWED, Attempted, KEPT, OTHER, Scenario, expect_line};
 use super::expect;
@@ -125,16 +126,10 @@ pub(super) fn quarantine(scenario: &Scenario) -> Result<String> {
     let finished = scenario.run(scenario.exec(Some(scenario.job()), &["--policy", "strict"], line))?;
     let outcomes: Result<Vec<Outcome>> = finished.stdout.lines().map(str::parse).collect();
     let errnos: Vec<i32> = outcomes?.iter().map(|outcome| outcome.errno).collect();
-    let refused = errno_of_refusal();
-    expect("errnos", &errnos, &vec![0, refused, refused, refused, refused, 0])?;
+    expect("errnos", &errnos, &vec![0, EPERM, EPERM, EPERM, EPERM, 0])?;
     expect("served by the allowed and the kept place", &[allowed.served(), kept.served()], &[1, 1])?;
     expect_line(&finished.stderr, "refused 4 attempts: ")?;
     expect_line(&finished.stderr, "quarantined after ")?;
     expect_line(&finished.stderr, &format!("1 {}/tcp quarantined", outside.at(ALLOWED)))?;
     Ok("the 3rd refusal closed the allowed place, not the kept one".to_owned())
-}
-
-/// EPERM.
-fn errno_of_refusal() -> i32 {
-    1
 }
