@@ -2,11 +2,8 @@
 # The first process of the test machine. Its first argument says what has to happen on this kernel.
 export PATH=/bin HOME=/ EGRESS_WARDEN_BIN=/bin/egress-warden
 
-# By its full name, because nothing else is in /bin yet. What is there already stays.
-/bin/busybox mkdir -p /bin
-for applet in $(/bin/busybox --list); do
-    [ -e "/bin/$applet" ] || /bin/busybox ln -s busybox "/bin/$applet"
-done
+# What is in /bin already stays.
+/bin/busybox --install -s /bin
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys

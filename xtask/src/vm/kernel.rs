@@ -105,7 +105,7 @@ impl Kernel {
                 Err(error) => failures.push(format!("{}: {error:#}", suite.name)),
             }
         }
-        bail!("Linux {} cannot be had: {}", self.version, failures.join("; "))
+        bail!("the kernel cannot be had (--only leaves it out): {}", failures.join("; "))
     }
 
     /// Returns a directory that looks as it will in the cache.
@@ -147,7 +147,8 @@ pub(super) fn belongs(release: &str, version: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(|letter: char| !letter.is_ascii_digit()))
 }
 
-fn cache_directory() -> PathBuf {
+/// Where kernels are kept, and what is made on the way.
+pub(super) fn cache_directory() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     workspace().join(target).join("vm")
 }

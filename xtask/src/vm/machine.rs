@@ -43,7 +43,7 @@ pub(super) fn boot(kernel: &Path, image: &Path, expectation: Expectation, limit:
     // A reboot is a panic. One processor: QEMU 7.2 hangs with two now and then.
     command.args(["-no-reboot", "-accel", "tcg", "-smp", "1", "-m", "512"]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
-    // Emulated, page table isolation and the like cost a third of the time and protect nothing.
+    // In emulation, page table isolation and the like only cost time.
     let line = format!("console=ttyS0 quiet panic=-1 mitigations=off -- {}", expectation.name());
     command.args(["-append", &line]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -45,13 +45,13 @@ where a case fails or is missing, and where a kernel cannot be had.
 
 The kernels come by apt from the mirrors that this machine is set up for, with other suites, from an apt root of its
 own: nothing is installed, and the machine's lists stay as they are. They are cached in target/vm. Needs no root and no
-KVM once QEMU and busybox-static are installed (`cargo xtask setup build vm`). Takes a minute once the kernels are
+KVM once QEMU and busybox-static are installed (`cargo xtask setup build vm`). Takes about a minute once the kernels are
 there and the static binaries are built. A machine that does not power off within 60 s is ended.";
 
 /// Makes the file systems of the test machine and starts the cases.
 const INIT: &str = include_str!("init.sh");
 
-/// How long one machine may take, from start to power-off. On a quiet two-core machine it takes 5 to 10 s.
+/// How long one machine may take, from start to power-off. On a quiet two-core machine it takes about 15 s.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the task.
@@ -107,7 +107,7 @@ impl Options {
 
 fn try_kernel(kernel: &'static Kernel, options: &Options, programs: &build::Programs) -> Result<Report> {
     let files = kernel.files(options.refresh)?;
-    let scratch = Scratch::new("boot")?;
+    let scratch = Scratch::below(&kernel::cache_directory(), "boot")?;
     let image = scratch.path().join("initramfs");
     fs::write(&image, image::pack(&files, programs)?)?;
     println!("boot     {:<6} {}", kernel.version, files.release);

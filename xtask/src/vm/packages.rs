@@ -138,8 +138,8 @@ fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot start `{}`", typed(command)))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().rfind(|line| line.starts_with("E:")).unwrap_or(stderr.trim_end());
-        bail!("{}: {last}", command.get_program().display());
+        let first = stderr.lines().find(|line| line.starts_with("E:")).unwrap_or(stderr.trim_end());
+        bail!("{}: {first}", command.get_program().display());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -47,13 +47,16 @@ impl Report {
             problems.push(format!("Linux {} was to be booted, and it is {release}", kernel.version));
         }
         let expected = cases::expected(kernel.expectation);
-        let mut passed = 0;
+        let (mut passed, mut missing) = (0, Vec::new());
         for name in &expected {
             match outcome(&output.lines, name) {
                 Some((OK, _)) => passed += 1,
                 Some((_, detail)) => problems.push(format!("{name}: {detail}")),
-                None => problems.push(format!("{name}: missing, it did not run to its end")),
+                None => missing.push(*name),
             }
+        }
+        if !missing.is_empty() {
+            problems.push(format!("cases that did not run to their end: {}", missing.join(", ")));
         }
         if output.timed_out {
             problems.push(format!("not powered off after {:.0} s, so ended", output.elapsed.as_secs_f64()));
@@ -125,7 +128,7 @@ mod tests {
     fn a_missing_case_a_failed_case_and_another_kernel_are_problems() {
         let mut missing = all_ok();
         missing.remove(1);
-        assert!(report(missing, false).problems()[0].contains("missing"));
+        assert!(report(missing, false).problems()[0].contains("did not run to their end"));
         let failed = all_ok().into_iter().map(|line| line.replace(" ok fine", " FAIL because"));
         assert!(report(failed, false).problems()[0].ends_with("because"));
         let other = all_ok().into_iter().map(|line| line.replace("5.10", "6.18"));

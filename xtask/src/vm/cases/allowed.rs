@@ -1,5 +1,6 @@
 //! What gets through, and what is counted without being refused.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use egress_warden_tests::probe::Attempt;
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::DEADLINE;
+use nix::libc::EPERM;
 
 use super::super::guest::{ARGUMENT, SERVE};
 use super::super::scenario::{ALLOWED, Attempted, Finished, OTHER, Scenario, expect_line, this_program};
@@ -32,51 +34,78 @@ fn load(scenario: &Scenario, options: &[&str]) -> Result<String> {
 
 pub(super) fn tcp(scenario: &Scenario) -> Result<String> {
     let outside = scenario.outside();
-    for place in [outside.at(ALLOWED), outside.at_v6(ALLOWED)] {
-        let server = Server::tcp_greeter(outside, place, b"hello")?;
-        let attempted = scenario.attempt(&["--policy", "open"], Attempt::Tcp, place)?;
-        expect_reached(&attempted, place, server.served())?;
-        attempted.expect_line("allowed 1 flow (1 tcp)")?;
-    }
+    let attempts = [(Attempt::Tcp, outside.at(ALLOWED)), (Attempt::Tcp, outside.at_v6(ALLOWED))];
+    reached(scenario, &["--policy", "open"], &attempts, &["allowed 2 flows (2 tcp)", "refused nothing"])?;
     Ok("reached; IPv4 and IPv6".to_owned())
 }
 
 pub(super) fn udp(scenario: &Scenario) -> Result<String> {
     let outside = scenario.outside();
-    for place in [outside.at(ALLOWED), outside.at_v6(ALLOWED)] {
-        for attempt in [Attempt::Udp, Attempt::UdpConnected] {
-            let server = Server::udp_echo(outside, place)?;
-            let attempted = scenario.attempt(&["--policy", "open"], attempt, place)?;
-            expect_reached(&attempted, place, server.served())?;
-            attempted.expect_line("allowed 1 flow (1 udp)")?;
-        }
-    }
+    let attempts = [
+        (Attempt::Udp, outside.at(ALLOWED)),
+        (Attempt::UdpConnected, outside.at(ALLOWED)),
+        (Attempt::Udp, outside.at_v6(ALLOWED)),
+        (Attempt::UdpConnected, outside.at_v6(ALLOWED)),
+    ];
+    reached(scenario, &["--policy", "open"], &attempts, &["allowed 4 flows (4 udp)", "refused nothing"])?;
     Ok("answered, connected and not; IPv4 and IPv6".to_owned())
 }
 
+/// The one that is asked for is among many.
 pub(super) fn many_prefixes(scenario: &Scenario) -> Result<String> {
-    let outside = scenario.outside();
-    let server = Server::tcp_greeter(outside, outside.at(OTHER), b"hello")?;
-    let attempted = scenario.attempt(&["--policy", "many"], Attempt::Tcp, outside.at(OTHER))?;
-    expect_reached(&attempted, outside.at(OTHER), server.served())?;
-    let attempted = scenario.attempt(&["--policy", "many"], Attempt::Tcp, outside.at_v6(OTHER))?;
-    attempted.expect_line("refused 1 attempt, not_allowlisted")?;
+    let place = scenario.outside().at(OTHER);
+    reached(scenario, &["--policy", "many"], &[(Attempt::Tcp, place)], &["allowed 1 flow (1 tcp)"])?;
     Ok("20,001 prefixes".to_owned())
+}
+
+pub(super) fn audit(scenario: &Scenario) -> Result<String> {
+    let outside = scenario.outside();
+    let attempts = [outside.at(OTHER), outside.at_v6(OTHER)]
+        .into_iter()
+        .flat_map(|place| [(Attempt::Tcp, place), (Attempt::Udp, place)])
+        .collect::<Vec<_>>();
+    let options = ["--policy", "closed", "--mode", "audit"];
+    reached(scenario, &options, &attempts, &["would refuse 4 attempts, not_allowlisted"])?;
+    Ok("let through and counted".to_owned())
+}
+
+/// Every attempt is answered by a server of its kind on the outside host, and the summary has these lines.
+fn reached(
+    scenario: &Scenario,
+    options: &[&str],
+    attempts: &[(Attempt, SocketAddr)],
+    lines: &[&str],
+) -> Result<()> {
+    let places: BTreeSet<SocketAddr> = attempts.iter().map(|(_, place)| *place).collect();
+    let mut servers = Vec::new();
+    for place in places {
+        servers.push(Server::tcp_greeter(scenario.outside(), place, b"hello")?);
+        servers.push(Server::udp_echo(scenario.outside(), place)?);
+    }
+    let attempted = scenario.attempts(Some(scenario.job()), options, attempts)?;
+    for (outcome, (_, place)) in attempted.outcomes.iter().zip(attempts) {
+        if !outcome.is_ok() || outcome.received != 5 {
+            bail!("{place} was not reached: errno {}, {}", outcome.errno, attempted.summary);
+        }
+    }
+    lines.iter().try_for_each(|line| expect_line(&attempted.summary, line))?;
+    expect("served", &servers.iter().map(Server::served).sum(), &attempts.len())
 }
 
 /// In a namespace of the workload's own it leads to itself, in the machine's to the machine's services.
 pub(super) fn loopback(scenario: &Scenario) -> Result<String> {
-    let job = scenario.job();
-    for address in ["127.0.0.1:8080", "[::1]:8080"] {
-        let place: SocketAddr = address.parse()?;
-        let server = Server::tcp_greeter(job, place, b"hello")?;
-        let attempted = scenario.attempt(&["--policy", "closed"], Attempt::Tcp, place)?;
-        expect_reached(&attempted, place, server.served())?;
-        let attempted = scenario.attempt_in(None, &["--policy", "closed"], Attempt::Tcp, place)?;
-        if !attempted.outcome.is_refused() {
-            bail!("{place} in the machine's own namespace: errno {}", attempted.outcome.errno);
-        }
+    let places: [SocketAddr; 2] = ["127.0.0.1:8080".parse()?, "[::1]:8080".parse()?];
+    let attempts = places.map(|place| (Attempt::Tcp, place));
+    let servers = places.map(|place| Server::tcp_greeter(scenario.job(), place, b"hello"));
+    let own = scenario.attempts(Some(scenario.job()), &["--policy", "closed"], &attempts)?;
+    let errnos = |attempted: &Attempted| attempted.outcomes.iter().map(|one| one.errno).collect::<Vec<_>>();
+    expect("errnos in an own namespace", &errnos(&own), &vec![0, 0])?;
+    for server in servers {
+        expect("served", &server?.served(), &1)?;
     }
+    // Nothing listens there, so without the refusal it would be ECONNREFUSED.
+    let machine = scenario.attempts(None, &["--policy", "closed"], &attempts)?;
+    expect("errnos in the machine's namespace", &errnos(&machine), &vec![EPERM, EPERM])?;
     Ok("open in an own namespace, refused in the machine's".to_owned())
 }
 
@@ -104,28 +133,4 @@ pub(super) fn replies(scenario: &Scenario) -> Result<String> {
     let finished = Finished::new(&server.wait_with_output()?)?.expect_code(0)?;
     expect_line(&finished.stderr, "refused nothing")?;
     Ok("TCP and UDP callers are answered; IPv4 and IPv6".to_owned())
-}
-
-pub(super) fn audit(scenario: &Scenario) -> Result<String> {
-    let outside = scenario.outside();
-    let options = ["--policy", "closed", "--mode", "audit"];
-    for place in [outside.at(OTHER), outside.at_v6(OTHER)] {
-        let server = Server::tcp_greeter(outside, place, b"hello")?;
-        let attempted = scenario.attempt(&options, Attempt::Tcp, place)?;
-        expect_reached(&attempted, place, server.served())?;
-        attempted.expect_line("would refuse 1 attempt, not_allowlisted")?;
-        let echo = Server::udp_echo(outside, place)?;
-        let attempted = scenario.attempt(&options, Attempt::Udp, place)?;
-        expect_reached(&attempted, place, echo.served())?;
-        attempted.expect_line("would refuse 1 attempt, not_allowlisted")?;
-    }
-    Ok("let through and counted".to_owned())
-}
-
-fn expect_reached(attempted: &Attempted, place: SocketAddr, served: usize) -> Result<()> {
-    let outcome = attempted.outcome;
-    if !outcome.is_ok() || outcome.received != 5 {
-        bail!("{place} was not reached: errno {}, {}", outcome.errno, attempted.summary);
-    }
-    expect("served", &served, &1)
 }

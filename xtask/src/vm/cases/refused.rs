@@ -4,11 +4,12 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
-use egress_warden_tests::probe::{Attempt, Outcome};
+use egress_warden_tests::probe::Attempt;
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::DEADLINE;
+use nix::libc::EPERM;
 
-use super::super::scenario::{ALLOWED, Attempted, KEPT, OTHER, Scenario, expect_line};
+use super::super::scenario::{ALLOWED, KEPT, OTHER, Scenario, expect_line};
 use super::expect;
 
 pub(super) fn tcp(scenario: &Scenario) -> Result<String> {
@@ -25,63 +26,70 @@ pub(super) fn udp_connected(scenario: &Scenario) -> Result<String> {
 
 fn both_versions(scenario: &Scenario, attempt: Attempt) -> Result<String> {
     let outside = scenario.outside();
-    for place in [outside.at(ALLOWED), outside.at_v6(ALLOWED)] {
-        refused(scenario, attempt, "closed", place, "not_allowlisted")?;
-    }
+    let attempts = [(attempt, outside.at(ALLOWED)), (attempt, outside.at_v6(ALLOWED))];
+    refused(scenario, "closed", &attempts, "not_allowlisted")?;
     Ok("EPERM, 0 frames, 1 counted; IPv4 and IPv6".to_owned())
 }
 
 /// An IPv6 socket that says ::ffff:10.77.2.2 sends IPv4.
 pub(super) fn mapped(scenario: &Scenario) -> Result<String> {
-    let outside = scenario.outside();
-    let mapped = SocketAddr::from((outside.v4.to_ipv6_mapped(), ALLOWED));
-    for attempt in [Attempt::Tcp, Attempt::Udp] {
-        let capture = scenario.capture()?;
-        let attempted = scenario.attempt(&["--policy", "closed"], attempt, mapped)?;
-        expect_refused(&attempted, mapped, "not_allowlisted")?;
-        expect("frames", &scenario.frames(&capture, outside.at(ALLOWED))?, &0)?;
-    }
+    let mapped = SocketAddr::from((scenario.outside().v4.to_ipv6_mapped(), ALLOWED));
+    let attempts = [(Attempt::Tcp, mapped), (Attempt::Udp, mapped)];
+    refused(scenario, "closed", &attempts, "not_allowlisted")?;
     Ok("EPERM for ::ffff:a.b.c.d, TCP and UDP".to_owned())
 }
 
 pub(super) fn port(scenario: &Scenario) -> Result<String> {
-    for attempt in [Attempt::Tcp, Attempt::Udp] {
-        refused(scenario, attempt, "open", scenario.outside().at(OTHER), "port_not_allowed")?;
-    }
+    let other = scenario.outside().at(OTHER);
+    refused(scenario, "open", &[(Attempt::Tcp, other), (Attempt::Udp, other)], "port_not_allowed")?;
     Ok("EPERM for another port of an allowed host".to_owned())
 }
 
-/// The positive control first: without a policy the same attempt arrives.
+/// The positive control first: without a policy the same attempts arrive.
 fn refused(
     scenario: &Scenario,
-    attempt: Attempt,
     policy: &str,
-    place: SocketAddr,
+    attempts: &[(Attempt, SocketAddr)],
     reason: &str,
 ) -> Result<()> {
-    let server = serve(scenario, attempt, place)?;
-    let control = scenario.job().enter(|| attempt.make(place, DEADLINE));
-    if !control.is_ok() || server.served() != 1 {
-        bail!("{place} cannot be reached even without a policy: {control}");
+    let servers = attempts.iter().map(|(attempt, place)| serve(scenario, *attempt, *place));
+    let servers = servers.collect::<Result<Vec<Server>>>()?;
+    for (attempt, place) in attempts {
+        let control = scenario.job().enter(|| attempt.make(*place, DEADLINE));
+        if !control.is_ok() {
+            bail!("{place} cannot be reached even without a policy: errno {}", control.errno);
+        }
     }
     let capture = scenario.capture()?;
-    let attempted = scenario.attempt(&["--policy", policy], attempt, place)?;
-    expect_refused(&attempted, place, reason)?;
-    expect("frames on the outside host's wire", &scenario.frames(&capture, place)?, &0)?;
-    expect("served", &server.served(), &1)
+    let attempted = scenario.attempts(Some(scenario.job()), &["--policy", policy], attempts)?;
+    expect_line(&attempted.summary, &format!("refused {} attempts, {reason}", attempts.len()))?;
+    for (outcome, (attempt, place)) in attempted.outcomes.iter().zip(attempts) {
+        if !outcome.is_refused() {
+            bail!("{place}: errno {} instead of EPERM", outcome.errno);
+        }
+        expect_line(&attempted.summary, &format!("1 {}/{} {reason}", wire(*place), protocol(*attempt)))?;
+        expect("frames on the outside host's wire", &scenario.frames(&capture, wire(*place))?, &0)?;
+    }
+    let served: Vec<usize> = servers.iter().map(Server::served).collect();
+    expect("served, with the control", &served, &vec![1; attempts.len()])
 }
 
-fn expect_refused(attempted: &Attempted, place: SocketAddr, reason: &str) -> Result<()> {
-    if !attempted.outcome.is_refused() {
-        bail!("{place}: errno {} instead of EPERM", attempted.outcome.errno);
+/// A place as packets name it.
+fn wire(place: SocketAddr) -> SocketAddr {
+    SocketAddr::new(place.ip().to_canonical(), place.port())
+}
+
+fn protocol(attempt: Attempt) -> &'static str {
+    match attempt {
+        Attempt::Tcp => "tcp",
+        Attempt::Udp | Attempt::UdpConnected => "udp",
     }
-    attempted.expect_line(&format!("refused 1 attempt, {reason}"))
 }
 
 fn serve(scenario: &Scenario, attempt: Attempt, place: SocketAddr) -> Result<Server> {
     match attempt {
-        Attempt::Tcp => Server::tcp_greeter(scenario.outside(), place, b"hello"),
-        Attempt::Udp | Attempt::UdpConnected => Server::udp_echo(scenario.outside(), place),
+        Attempt::Tcp => Server::tcp_greeter(scenario.outside(), wire(place), b"hello"),
+        Attempt::Udp | Attempt::UdpConnected => Server::udp_echo(scenario.outside(), wire(place)),
     }
 }
 
@@ -89,8 +97,8 @@ pub(super) fn events(scenario: &Scenario) -> Result<String> {
     let path = scenario.directory().join("events.jsonl");
     let file = path.to_str().context("a path that is no text")?;
     let place = scenario.outside().at(OTHER);
-    let attempted = scenario.attempt(&["--policy", "closed", "--events", file], Attempt::Udp, place)?;
-    expect_refused(&attempted, place, "not_allowlisted")?;
+    let options = ["--policy", "closed", "--events", file];
+    scenario.attempts(Some(scenario.job()), &options, &[(Attempt::Udp, place)])?;
     let text = fs::read_to_string(&path)?;
     expect("lines", &text.lines().count(), &1)?;
     for entry in [
@@ -115,26 +123,12 @@ pub(super) fn quarantine(scenario: &Scenario) -> Result<String> {
     let kept = Server::tcp_greeter(outside, outside.at(KEPT), b"hello")?;
     let port = |port: u16| (Attempt::Tcp, outside.at(port));
     let attempts = [port(ALLOWED), port(OTHER), port(OTHER), port(OTHER), port(ALLOWED), port(KEPT)];
-    let lines: Vec<String> = attempts
-        .iter()
-        .map(|(attempt, to)| {
-            format!("{} {}", scenario.probe.display(), attempt.arguments(*to, DEADLINE).join(" "))
-        })
-        .collect();
-    let line = ["sh".to_owned(), "-c".to_owned(), lines.join("; ")];
-    let finished = scenario.run(scenario.exec(Some(scenario.job()), &["--policy", "strict"], line))?;
-    let outcomes: Result<Vec<Outcome>> = finished.stdout.lines().map(str::parse).collect();
-    let errnos: Vec<i32> = outcomes?.iter().map(|outcome| outcome.errno).collect();
-    let refused = errno_of_refusal();
-    expect("errnos", &errnos, &vec![0, refused, refused, refused, refused, 0])?;
+    let attempted = scenario.attempts(Some(scenario.job()), &["--policy", "strict"], &attempts)?;
+    let errnos: Vec<i32> = attempted.outcomes.iter().map(|outcome| outcome.errno).collect();
+    expect("errnos", &errnos, &vec![0, EPERM, EPERM, EPERM, EPERM, 0])?;
     expect("served by the allowed and the kept place", &[allowed.served(), kept.served()], &[1, 1])?;
-    expect_line(&finished.stderr, "refused 4 attempts: ")?;
-    expect_line(&finished.stderr, "quarantined after ")?;
-    expect_line(&finished.stderr, &format!("1 {}/tcp quarantined", outside.at(ALLOWED)))?;
+    expect_line(&attempted.summary, "refused 4 attempts: ")?;
+    expect_line(&attempted.summary, "quarantined after ")?;
+    expect_line(&attempted.summary, &format!("1 {}/tcp quarantined", outside.at(ALLOWED)))?;
     Ok("the 3rd refusal closed the allowed place, not the kept one".to_owned())
-}
-
-/// EPERM.
-fn errno_of_refusal() -> i32 {
-    1
 }
