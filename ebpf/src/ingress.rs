@@ -97,8 +97,8 @@ fn answer(workload: &Workload, packet: &Packet, flags: u32, interface: u32) -> R
 }
 
 /// Does a datagram from there begin a flow? Where an entry covers the place, now or until a deadline that has passed,
-/// the flow may have begun inside, and must end when the entry does: it is not learnt. Asked as if there were no quarantine:
-/// there an answer is refused in any case, but as an answer.
+/// the flow may have begun inside, and must end when the entry does: it is not learnt. Asked as if there were no
+/// quarantine: what is refused there is refused in any case, but an answer is told from an attempt.
 #[inline(always)]
 const fn began_outside(answer: Reason) -> bool {
     matches!(
