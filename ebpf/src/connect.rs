@@ -104,6 +104,11 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     if verdict.reason.allows() {
         return PROCEED;
     }
+    // In quarantine. Somebody else began it: as at egress, it is no violation.
+    if reply != 0 {
+        bump!(workload, replies_refused);
+        return REFUSE;
+    }
     count(workload.slot, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
     debug!(ctx, "datagram to port {} refused, reason {}", port, verdict.reason as u8);
     REFUSE

@@ -14,6 +14,8 @@ mod loaded;
 
 #[path = "enforce/audit.rs"]
 mod audit;
+#[path = "enforce/begun_inside.rs"]
+mod begun_inside;
 #[path = "enforce/descendants.rs"]
 mod descendants;
 #[path = "enforce/expiry.rs"]

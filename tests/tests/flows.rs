@@ -1,9 +1,19 @@
 //! Flows on the real kernel: what may be answered, what is forged, and which packets carry their destination openly.
 
+#[path = "flows/callers.rs"]
+mod callers;
 #[path = "flows/forged.rs"]
 mod forged;
+#[path = "flows/forged_audit.rs"]
+mod forged_audit;
 #[path = "flows/loopback.rs"]
 mod loopback;
+#[path = "flows/one_socket.rs"]
+mod one_socket;
+#[path = "flows/options.rs"]
+mod options;
+#[path = "flows/own_host.rs"]
+mod own_host;
 #[path = "flows/passed.rs"]
 mod passed;
 #[path = "flows/replies_tcp.rs"]
