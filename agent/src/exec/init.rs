@@ -144,7 +144,8 @@ fn lock_down(keep: CapabilitySet) -> Result<(), InitError> {
     caps::reduce(keep).map_err(failed("drop capabilities (CAP_SETPCAP is needed)"))?;
     // Sets no_new_privs as well; said here all the same, because the jail rests on it.
     prctl::set_no_new_privs().map_err(failed("set no_new_privs"))?;
-    seccomp::forbid_typing_into_terminals()
+    sys::join_new_session_keyring().map_err(failed("leave the caller's session keyring"))?;
+    seccomp::refuse_ways_around()
         .map_err(|error| failed("install the seccomp filter")(io::Error::other(error)))
 }
 
