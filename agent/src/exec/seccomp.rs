@@ -194,7 +194,7 @@ mod tests {
     fn sockets_of_the_families_that_are_judged_and_no_other() {
         for Convention { architecture, socket, .. } in CONVENTIONS {
             for number in [socket[0], socket[1], socket[0] | X32_BIT] {
-                for family in 0..64 {
+                for family in 0_u32..64 {
                     let judged = FAMILIES.contains(&family.cast_signed());
                     let expected = if judged { ALLOW } else { ERRNO_EAFNOSUPPORT };
                     assert_eq!(run(architecture, number, family, 1), expected, "family {family}");
