@@ -29,7 +29,7 @@ mod suggest;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use render::{Format, counts, render, visible};
+pub use render::{Format, counts, render};
 pub use set::{AllowlistSet, Destinations, prefixes};
 
 use diagnostic::Report;

@@ -22,6 +22,7 @@ use crate::exec::caps::{self, CapabilitySet};
 use crate::exec::signals::Inherited;
 use crate::exec::{FAILED, message, mounts, seccomp};
 use crate::kernel::sys;
+use crate::text::visible;
 
 /// The first argument by which this program knows that it is init.
 pub(super) const SUBCOMMAND: &str = "__exec-init";
@@ -164,7 +165,7 @@ fn become_command(orders: &Orders) -> Result<Infallible, InitError> {
         .ok_or_else(|| failed("run nothing")(io::Error::from(io::ErrorKind::InvalidInput)))?;
     execvp(name, &arguments).map_err(|errno| {
         let name = &orders.command[0];
-        InitError::Command { command: name.display().to_string(), reason: explain(name, errno) }
+        InitError::Command { command: visible(&name.to_string_lossy()), reason: explain(name, errno) }
     })
 }
 

@@ -17,6 +17,7 @@ use nix::sys::signal::SigSet;
 
 use crate::exec::remove::destroy;
 use crate::kernel::sys;
+use crate::text::complain;
 
 /// The first argument by which this program knows that it is the janitor.
 pub(super) const SUBCOMMAND: &str = "__exec-janitor";
@@ -107,7 +108,7 @@ pub(super) fn main(arguments: &[OsString]) -> i32 {
     match live(arguments) {
         Ok(()) => 0,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "egress-warden: {SUBCOMMAND}: {error}");
+            complain(format_args!("{SUBCOMMAND}: {error}"));
             super::FAILED
         }
     }
