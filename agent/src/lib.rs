@@ -2,7 +2,7 @@
 //!
 //! The modules in the order in which a rule travels: [`allowlist`] reads what an operator wrote, [`policy`] is its
 //! canonical form, [`ruleset`] what the kernel reads, [`kernel`] brings it there and brings counters and records back,
-//! [`exec`] runs a command under it, [`cli`] is what people type.
+//! [`exec`] runs a command under it, [`cli`] is what people type, [`text`] what they read.
 
 pub mod allowlist;
 pub mod cli;
@@ -10,3 +10,4 @@ pub mod exec;
 pub mod kernel;
 pub mod policy;
 pub mod ruleset;
+pub mod text;

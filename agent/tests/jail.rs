@@ -8,4 +8,5 @@ mod jail {
     mod lifetime;
     mod refusals;
     mod terminal;
+    mod told;
 }

@@ -30,7 +30,7 @@ mod suggest;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use render::{Format, counts, render, visible};
+pub use render::{Format, counts, render};
 pub(crate) use select::Select;
 pub use set::{AllowlistSet, Destinations, NameRule, prefixes};
 pub use settings::{Action, Existing, Scope, Settings};

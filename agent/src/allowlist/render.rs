@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::sarif::sarif;
+use crate::text::{is_misleading, visible};
 
 /// How diagnostics are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -58,26 +59,6 @@ fn snippet(out: &mut String, line: &str, diagnostic: &Diagnostic) {
     let number = diagnostic.origin.line.to_string();
     let _ = writeln!(out, "  {number} | {head}{shown}{tail}");
     let _ = writeln!(out, "  {} | {}{}", " ".repeat(number.len()), " ".repeat(indent), "^".repeat(carets));
-}
-
-/// Could it move the cursor, or turn the direction of writing?
-fn is_misleading(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// A text that does nothing to the terminal that it is printed on. YAML escapes and file names can hold anything.
-#[must_use]
-pub fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_misleading(character) {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    out
 }
 
 fn github(diagnostic: &Diagnostic) -> String {

@@ -1,6 +1,7 @@
 //! A valid set, and the policies in it.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -59,6 +60,7 @@ pub struct AllowlistSet {
     pub warnings: Vec<Diagnostic>,
     destinations: Vec<Destinations>,
     policies: Vec<Draft>,
+    files: Vec<PathBuf>,
 }
 
 /// A policy whose Destinations are still names: many policies share a large one, and few are asked for.
@@ -79,12 +81,19 @@ impl AllowlistSet {
             warnings: Vec::new(),
             destinations: destinations.into_iter().map(|one| rules(one, sources)).collect(),
             policies: policies.into_iter().map(|policy| draft(policy, sources)).collect(),
+            files: sources.paths().map(Path::to_owned).collect(),
         }
     }
 
     pub(crate) fn with_warnings(mut self, warnings: Vec<Diagnostic>) -> Self {
         self.warnings = warnings;
         self
+    }
+
+    /// The files that were read, those of `cidrsFrom` included.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Names of the policies, in the order of reading.

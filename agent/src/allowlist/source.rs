@@ -69,6 +69,10 @@ impl Sources {
         &self.files[at.file as usize].path
     }
 
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|source| source.path.as_path())
+    }
+
     pub(crate) fn lines(&self, file: u32) -> Vec<&str> {
         self.text(file).lines().collect()
     }
@@ -149,7 +153,7 @@ fn decode(file: u32, bytes: Vec<u8>, report: &mut Report) -> String {
         let message = match character {
             '\0' => "a NUL character: was the file cut short while it was written?".to_owned(),
             '\r' => "a carriage return without a line feed".to_owned(),
-            _ => format!("the invisible character U+{:04X}", u32::from(character)),
+            _ => invisible(character),
         };
         report.error(end_of(file, &text[..position]), message).help("remove it; lines end with a line feed");
     }
@@ -183,6 +187,11 @@ fn first_misleading(text: &str) -> Option<(usize, char)> {
         }
     }
     None
+}
+
+/// How a character is named that nobody would see.
+pub(crate) fn invisible(character: char) -> String {
+    format!("the invisible character U+{:04X}", u32::from(character))
 }
 
 /// The place right after this text.

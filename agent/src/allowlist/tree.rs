@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
 
 use super::diagnostic::Report;
-use super::source::Span;
+use super::source::{Span, invisible};
+use crate::text::is_misleading;
 
 /// Deeper than any document of ours by far.
 const MAX_DEPTH: usize = 32;
@@ -160,9 +161,21 @@ impl Builder<'_> {
         }
     }
 
+    /// What an escape in quotes means must be as fit to be shown as what stands in a file as it is. The characters that
+    /// a file may hold itself, line ends and tabs, are left to who reads the text.
+    fn refuse_invisible(&mut self, at: Span, text: &str) {
+        let hidden = |&character: &char| is_misleading(character) && !matches!(character, '\n' | '\t');
+        if let Some(character) = text.chars().find(hidden) {
+            self.report
+                .error(at, format!("the text holds {}", invisible(character)))
+                .help("remove it, or its escape");
+        }
+    }
+
     fn scalar(&mut self, mut at: Span, text: Cow<'_, str>, plain: bool) {
         // The parser's span of a quoted text runs on over blanks and comments behind it.
         at.length = at.length.min(text.chars().count() as u32 + 2);
+        self.refuse_invisible(at, &text);
         if let Some(Frame::Mapping { key: key @ Key::Expected, seen, .. }) = self.stack.last_mut() {
             *key = match seen.get(text.as_ref()) {
                 _ if plain && text == "<<" => {

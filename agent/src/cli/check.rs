@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::allowlist::{self, AllowlistSet, Diagnostic, Format, Severity, counts, prefixes, render, visible};
+use crate::allowlist::{self, AllowlistSet, Diagnostic, Format, Severity, counts, prefixes, render};
 use crate::policy::{Mode, Policy};
 use crate::ruleset::compile;
+use crate::text::{visible, visible_lines};
 
 /// Validate allowlists and print what they compile to
 ///
@@ -113,7 +114,7 @@ fn summary(set: &AllowlistSet, measure: &Measure<'_>) -> Result<String, Vec<Diag
     if !errors.is_empty() {
         return Err(errors);
     }
-    let mut output = if rows.len() > 1 { table(&rows) } else { String::new() };
+    let mut output = if rows.len() > 1 { visible_lines(&table(&rows)) } else { String::new() };
     output.push_str(&notes);
     let _ = writeln!(
         output,

@@ -7,6 +7,7 @@ use crate::allowlist::{Format, render};
 use crate::exec::run::{ExecError, Options, run};
 use crate::exec::{CapabilitySet, FAILED};
 use crate::policy::Mode;
+use crate::text::{complain, tell};
 
 /// What `exec` is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,7 +39,8 @@ pub struct ExecArgs {
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
     /// Capabilities that the command keeps if the caller has them, with or without CAP_, separated by commas; `none`
-    /// for none. Those that lead out of the jail are refused
+    /// for none. Those that lead out of the jail are refused. With NET_RAW or NET_ADMIN do not rely on the run: frames
+    /// that the command builds itself are not judged, and it can change routes and addresses
     #[arg(long, value_name = "NAME,...", default_value_t = CapabilitySet::default().to_string())]
     pub keep_caps: String,
     /// Print the kernel programs' own diagnostics to standard error
@@ -65,7 +67,7 @@ pub fn exec(args: ExecArgs) -> i32 {
     let keep_caps = match args.keep_caps.parse() {
         Ok(keep_caps) => keep_caps,
         Err(error) => {
-            eprintln!("egress-warden: --keep-caps: {error}");
+            complain(format_args!("--keep-caps: {error}"));
             return FAILED;
         }
     };
@@ -85,9 +87,9 @@ pub fn exec(args: ExecArgs) -> i32 {
         Ok(code) => code,
         Err(error) => {
             if let ExecError::Allowlists(diagnostics) = &error {
-                eprint!("{}", render(diagnostics, Format::Text));
+                tell(&render(diagnostics, Format::Text));
             }
-            eprintln!("egress-warden: {error}");
+            complain(error);
             FAILED
         }
     }

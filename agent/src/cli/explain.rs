@@ -6,6 +6,7 @@
 mod target;
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use crate::policy::{Mode, Origin, Policy, Rule};
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::{NearestMiss, nearest};
 use crate::ruleset::{CompileError, RuleInfo, compile};
+use crate::text::{complain, tell, visible_lines};
 pub use target::{Target, TargetError};
 
 /// Exit code: the policy allows it.
@@ -96,17 +98,24 @@ pub fn main(args: &ExplainArgs) -> ExitCode {
     let set = match allowlist::load(&args.allowlists) {
         Ok(set) => set,
         Err(diagnostics) => {
-            eprint!("{}", render(&diagnostics, Format::Text));
+            tell(&render(&diagnostics, Format::Text));
             return ExitCode::FAILURE;
         }
     };
     match run(args, &set, &HostClock) {
         Ok(explanation) => {
-            println!("{explanation}");
-            ExitCode::from(explanation.exit_code())
+            let answer = visible_lines(&format!("{explanation}\n"));
+            match io::stdout().write_all(answer.as_bytes()).and_then(|()| io::stdout().flush()) {
+                // `explain … | head` may close the pipe early; the exit code is an answer, too.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    complain(format_args!("standard output: {error}"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::from(explanation.exit_code()),
+            }
         }
         Err(error) => {
-            eprintln!("egress-warden: {error}");
+            complain(error);
             ExitCode::FAILURE
         }
     }

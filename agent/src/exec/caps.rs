@@ -109,6 +109,18 @@ impl CapabilitySet {
         self.0
     }
 
+    /// What a person must know of a run with these capabilities.
+    #[must_use]
+    pub fn unjudged(self) -> Option<String> {
+        let effects = [
+            ("NET_RAW", "frames that the command builds itself (AF_PACKET) are not judged"),
+            ("NET_ADMIN", "the command can change interfaces, routes and addresses"),
+        ];
+        let kept = effects.into_iter().filter(|(name, _)| self.0 & bit(name) != 0);
+        let told: Vec<String> = kept.map(|(name, effect)| format!("{name} is kept: {effect}")).collect();
+        (!told.is_empty()).then(|| format!("{}; do not rely on this run", told.join("; ")))
+    }
+
     /// The set of a bit mask, without the capabilities that cannot be kept.
     pub fn from_bits(bits: u64) -> Self {
         let refused = REFUSED.iter().fold(0, |all, (name, _)| all | bit(name));
@@ -224,6 +236,15 @@ mod tests {
         assert!(matches!(error, ParseCapabilityError::Refused { name: "SYS_ADMIN", .. }), "{error}");
         assert_eq!(CapabilitySet::from_bits(u64::MAX).bits() & bit("SYS_ADMIN"), 0);
         assert!(REFUSED.iter().all(|(name, _)| bit(name) != 0));
+    }
+
+    #[test]
+    fn what_is_kept_and_not_judged_is_told() {
+        assert_eq!(CapabilitySet::default().unjudged(), None);
+        let both = "NET_RAW,NET_ADMIN".parse::<CapabilitySet>().unwrap().unjudged().unwrap();
+        for text in ["NET_RAW is kept", "AF_PACKET", "NET_ADMIN is kept", "do not rely on this run"] {
+            assert!(both.contains(text), "{both}");
+        }
     }
 
     #[test]

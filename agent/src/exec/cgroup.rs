@@ -1,21 +1,21 @@
 //! The cgroup that CMD runs in: a new child of the caller's own, gone when `exec` is.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read, Seek};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use crate::exec::janitor::Janitor;
+use crate::exec::janitor::{Janitor, NAME_PREFIX};
 use crate::exec::mountinfo;
+use crate::exec::remove::{destroy, thaw};
 
 /// How long to wait for killed processes to be gone. They go in milliseconds unless a device holds them.
-pub(super) const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long thawing may keep a signal waiting.
+const THAW_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the cgroup could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -93,18 +93,11 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes a child of the caller's own cgroup.
-    ///
-    /// Starts a process, the janitor.
+    /// Has the janitor make a child of the caller's own cgroup.
     pub fn create() -> Result<Self, CgroupError> {
         let (mount, parent) = own_cgroup()?;
-        let path = parent.join(format!("egress-warden-exec.{}", std::process::id()));
-        // First the janitor: a cgroup without one would stay after a SIGKILL of this process.
-        let janitor = Janitor::start(&path).map_err(io_error("start the janitor of", &path))?;
-        if let Err(error) = make_directory(&parent, &path) {
-            janitor.dismiss();
-            return Err(error);
-        }
+        let wanted = parent.join(format!("{NAME_PREFIX}{}", std::process::id()));
+        let (path, janitor) = Janitor::start(&wanted).map_err(|source| refused(&parent, &wanted, source))?;
         let open = || -> io::Result<(File, u64)> {
             let dir = File::open(&path)?;
             let id = dir.metadata()?.ino();
@@ -148,9 +141,14 @@ impl Cgroup {
         self.dir.as_fd()
     }
 
+    /// What thaws it, for whoever passes signals on.
+    pub(super) fn thawer(&self) -> io::Result<Thawer> {
+        Ok(Thawer { dir: self.dir.try_clone()? })
+    }
+
     /// Kills what is in it, removes it, and says what went wrong, which dropping cannot.
     pub fn remove(mut self) -> Result<(), CgroupError> {
-        let removed = destroy(&self.path, Instant::now() + REMOVAL_LIMIT);
+        let removed = destroy(self.fd(), &self.path, Instant::now() + REMOVAL_LIMIT);
         if removed.is_ok()
             && let Some(janitor) = self.janitor.take()
         {
@@ -160,31 +158,37 @@ impl Cgroup {
     }
 }
 
+/// Lets run what CMD froze in its cgroup, so that it hears that it is to end.
+#[derive(Debug)]
+pub(super) struct Thawer {
+    dir: File,
+}
+
+impl Thawer {
+    /// Best effort: who runs may freeze again. SIGKILL to the wrapper ends what is frozen, too.
+    pub(super) fn thaw(&self) {
+        let _ = thaw(self.dir.as_fd(), Instant::now() + THAW_LIMIT);
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Some(janitor) = self.janitor.take()
-            && destroy(&self.path, Instant::now() + REMOVAL_LIMIT).is_ok()
+            && destroy(self.fd(), &self.path, Instant::now() + REMOVAL_LIMIT).is_ok()
         {
             janitor.dismiss();
         }
     }
 }
 
-fn make_directory(parent: &Path, path: &Path) -> Result<(), CgroupError> {
-    let make = || DirBuilder::new().mode(0o700).create(path);
-    let made = make().or_else(|error| match error.kind() {
-        // Ours by name, so its owner had our process id and is dead. If it is not empty it stays, and is told.
-        ErrorKind::AlreadyExists => remove_tree(path).and_then(|()| make()),
-        _ => Err(error),
-    });
-    made.map_err(|source| match source.kind() {
+fn refused(parent: &Path, path: &Path, source: io::Error) -> CgroupError {
+    match source.kind() {
         ErrorKind::ReadOnlyFilesystem => CgroupError::ReadOnly { path: parent.to_owned() },
         ErrorKind::PermissionDenied => CgroupError::NotPermitted { path: parent.to_owned() },
         _ => io_error("create", path)(source),
-    })
+    }
 }
 
-/// The directory of the caller's own cgroup.
 /// The mount of cgroup2, and in it the caller's own cgroup.
 fn own_cgroup() -> Result<(PathBuf, PathBuf), CgroupError> {
     let read = |file: &str| fs::read(file).map_err(io_error("read", Path::new(file)));
@@ -203,77 +207,4 @@ fn own_cgroup() -> Result<(PathBuf, PathBuf), CgroupError> {
         .filter(|_| !climbs)
         .find_map(|mount| Some((mount.point.clone(), mountinfo::through(mount, Path::new(own))?)))
         .ok_or_else(|| CgroupError::Outside { own: own.to_owned() })
-}
-
-/// Kills everything in the cgroup, waits until it is gone and removes the directory with all below it.
-pub(super) fn destroy(path: &Path, deadline: Instant) -> Result<(), CgroupError> {
-    let mut events = match File::open(path.join("cgroup.events")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        opened => opened.map_err(io_error("open the events of", path))?,
-    };
-    loop {
-        let mut text = String::new();
-        events
-            .rewind()
-            .and_then(|()| events.read_to_string(&mut text))
-            .map_err(io_error("read the events of", path))?;
-        if text.lines().any(|line| line == "populated 0") {
-            break;
-        }
-        kill_all(path).map_err(io_error("kill the processes of", path))?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(CgroupError::StillPopulated { path: path.to_owned() });
-        }
-        // Woken by the change; the limit is for kernels without cgroup.kill, where a fork may have got away.
-        let pause = left.min(Duration::from_millis(100));
-        let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
-        nix::poll::poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout)
-            .map_err(|errno| io_error("wait for", path)(errno.into()))?;
-    }
-    remove_tree(path).map_err(io_error("remove", path))
-}
-
-fn kill_all(path: &Path) -> io::Result<()> {
-    match fs::write(path.join("cgroup.kill"), "1") {
-        // Kernels before 5.14.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
-            kill_each(path)
-        }
-        done => done,
-    }
-}
-
-fn kill_each(path: &Path) -> io::Result<()> {
-    for child in children(path)? {
-        kill_each(&child)?;
-    }
-    let processes = fs::read_to_string(path.join("cgroup.procs"))?;
-    // A process of a PID namespace that we cannot see is listed as 0, and kill(0) would be ourselves.
-    for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
-        // One that is gone already is what we want.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    Ok(())
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    for child in children(path)? {
-        remove_tree(&child)?;
-    }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
 }

@@ -1,13 +1,16 @@
 //! Records of violations as JSON, one line each.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use egress_warden_common::reason::Protocol;
 use egress_warden_common::state::{Process, Record};
 use egress_warden_common::{Address, Reason};
+use nix::fcntl::OFlag;
+use nix::libc;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -68,13 +71,41 @@ pub fn write_line(
         }),
         mode: if record.audit == 0 { "enforce" } else { "audit" },
     };
-    serde_json::to_writer(&mut *out, &event)?;
-    out.write_all(b"\n")
+    // In one piece: where there is no room for it, no half of a line is written.
+    let mut line = serde_json::to_vec(&event)?;
+    line.push(b'\n');
+    out.write_all(&line).map_err(explain)
 }
 
-/// The file of `--events`. Made before the command starts, so that a place that cannot be written stops the run.
-pub fn create(path: &Path) -> io::Result<BufWriter<File>> {
-    File::create(path).map(BufWriter::new)
+/// The file of `--events`. Made before the command starts, so that a place that cannot be written stops the run. It may
+/// be a FIFO: no reader makes enforcement wait. Refused if it is one of the `allowlists` that were read.
+pub fn create(path: &Path, allowlists: &[PathBuf]) -> io::Result<BufWriter<File>> {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    if let Some(found) = identity(path)
+        && let Some(list) = allowlists.iter().find(|list| identity(list) == Some(found))
+    {
+        let message =
+            format!("this is the allowlist {}, which would be lost; name another file", list.display());
+        return Err(io::Error::other(message));
+    }
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    options.open(path).map(BufWriter::new).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => io::Error::other("nobody reads from this FIFO; start its reader first"),
+        _ => error,
+    })
+}
+
+/// Writes what is still to be written, as far as it is taken at once.
+pub fn close(mut events: BufWriter<File>) -> io::Result<()> {
+    events.flush().map_err(explain)
+}
+
+fn explain(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::other("its reader does not keep up, and records are missing"),
+        _ => error,
+    }
 }
 
 /// The process's name, `None` where the kernel could not tell.

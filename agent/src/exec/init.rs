@@ -22,6 +22,7 @@ use crate::exec::caps::{self, CapabilitySet};
 use crate::exec::signals::Inherited;
 use crate::exec::{FAILED, message, mounts, seccomp};
 use crate::kernel::sys;
+use crate::text::visible;
 
 /// The first argument by which this program knows that it is init.
 pub(super) const SUBCOMMAND: &str = "__exec-init";
@@ -144,7 +145,8 @@ fn lock_down(keep: CapabilitySet) -> Result<(), InitError> {
     caps::reduce(keep).map_err(failed("drop capabilities (CAP_SETPCAP is needed)"))?;
     // Sets no_new_privs as well; said here all the same, because the jail rests on it.
     prctl::set_no_new_privs().map_err(failed("set no_new_privs"))?;
-    seccomp::forbid_typing_into_terminals()
+    sys::join_new_session_keyring().map_err(failed("leave the caller's session keyring"))?;
+    seccomp::refuse_ways_around()
         .map_err(|error| failed("install the seccomp filter")(io::Error::other(error)))
 }
 
@@ -163,7 +165,7 @@ fn become_command(orders: &Orders) -> Result<Infallible, InitError> {
         .ok_or_else(|| failed("run nothing")(io::Error::from(io::ErrorKind::InvalidInput)))?;
     execvp(name, &arguments).map_err(|errno| {
         let name = &orders.command[0];
-        InitError::Command { command: name.display().to_string(), reason: explain(name, errno) }
+        InitError::Command { command: visible(&name.to_string_lossy()), reason: explain(name, errno) }
     })
 }
 

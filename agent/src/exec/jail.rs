@@ -79,13 +79,14 @@ impl Jail {
             command: command.to_vec(),
         };
         let arguments = orders.to_arguments().map_err(failed("pass an argument on"))?;
+        let thawer = cgroup.thawer().map_err(failed("hold the cgroup"))?;
         let made = sys::fork_into(cgroup.fd())
             .map_err(failed("start the jail's init (CAP_SYS_ADMIN is needed, and clone3)"))?;
         let Some(init) = made else { become_init(inits.as_fd(), &arguments) };
         // Here and in the child, so that it is done whoever comes first.
         let _ = setpgid(init.pid, init.pid);
         drop(inits);
-        Running::new(init, ours, signals)
+        Running::new(init, ours, signals, thawer)
     }
 }
 

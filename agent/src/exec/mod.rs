@@ -1,7 +1,7 @@
 //! Runs a command under a policy, in a jail that uid 0 does not leave.
 //!
-//! Four processes, none with threads. The **wrapper** is what was called. Its **janitor** ([`janitor`]) stays outside
-//! and removes the cgroup if the wrapper is killed. **init** ([`init`]) joins the cgroup, builds the jail around itself
+//! Four processes, none with threads. The **wrapper** is what was called. Its **janitor** ([`janitor`]) stays outside,
+//! makes the cgroup and removes it if the wrapper is killed. **init** ([`init`]) joins the cgroup, builds the jail around itself
 //! and reaps. **CMD** is its child. Wrapper and init talk in [`message`]s; [`supervise`] is the wrapper's waiting loop.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod janitor;
 mod message;
 mod mountinfo;
 mod mounts;
+mod remove;
 pub mod run;
 mod seccomp;
 mod signals;

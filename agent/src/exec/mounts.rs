@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -34,8 +35,13 @@ const COVERED: [&str; 2] = ["/run/egress-warden", "/sys/fs/bpf"];
 
 /// Sockets of daemons that run programs for uid 0, outside. Not a boundary, because nobody knows them all and the host's
 /// files are writable as well; but no accident like `systemctl restart` or `docker run` goes round the policy.
-const DAEMONS: [&str; 7] = [
+const DAEMONS: [&str; 11] = [
     "/run/systemd/private",
+    // These send a name to a resolver for whoever asks.
+    "/run/nscd/socket",
+    "/var/run/nscd/socket",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/systemd/resolve/io.systemd.Resolve.Monitor",
     "/run/dbus/system_bus_socket",
     "/run/docker.sock",
     "/run/containerd/containerd.sock",
@@ -82,13 +88,24 @@ pub(super) fn isolate() -> Result<(), MountError> {
             cover(path)?;
         }
     }
-    for socket in DAEMONS.map(Path::new) {
-        if socket.exists() {
-            mount(Some("/dev/null"), socket, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    for socket in DAEMONS.map(PathBuf::from).into_iter().chain(user_buses()) {
+        if socket.exists() && !is_covered(&socket) {
+            mount(Some("/dev/null"), &socket, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .map_err(failed(format!("cover {}", socket.display())))?;
         }
     }
     verify()
+}
+
+/// A name may lead to another one's socket, as /var/run does.
+fn is_covered(socket: &Path) -> bool {
+    std::fs::metadata(socket).is_ok_and(|found| found.file_type().is_char_device())
+}
+
+/// The message buses of people who are logged in; their service managers run programs for uid 0, too.
+fn user_buses() -> Vec<PathBuf> {
+    let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
+    users.flat_map(|user| ["bus", "systemd/private"].map(|name| user.path().join(name))).collect()
 }
 
 fn detached(kind: &str, flags: MountAttrFlags) -> Result<OwnedFd, MountError> {

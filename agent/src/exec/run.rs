@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,6 +20,7 @@ use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
 use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Preparation, Probe, Sizes};
 use crate::policy::{Beyond, Mode, Policy, Rule};
 use crate::ruleset::{CompileError, Compiled, compile};
+use crate::text::{complain, tell, visible};
 
 /// The one workload's place in the maps.
 const SLOT: u32 = 0;
@@ -104,7 +105,7 @@ pub enum ExecError {
 
 fn list(entries: &[Beyond]) -> String {
     let lines: Vec<String> =
-        entries.iter().map(|entry| format!("  {}: {}", entry.origin, entry.what)).collect();
+        entries.iter().map(|entry| visible(&format!("  {}: {}", entry.origin, entry.what))).collect();
     lines.join("\n")
 }
 
@@ -117,11 +118,15 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let policy = choose(&set, options)?;
     let compiled = compile(&policy)?;
     let namespace = OwnNamespace::of_caller()?;
-    let events = options
-        .events
-        .as_ref()
-        .map(|path| events::create(path).map_err(|source| ExecError::Events { path: path.clone(), source }));
+    let events = options.events.as_ref().map(|path| {
+        let made = events::create(path, set.files());
+        made.map_err(|source| ExecError::Events { path: path.clone(), source })
+    });
     let events = events.transpose()?;
+    let unjudged = options.keep_caps.unjudged();
+    if let Some(note) = &unjudged {
+        complain(note);
+    }
 
     let cgroup = Cgroup::create()?;
     let mut enforcer = enforce(preparation, &cgroup, &compiled, &namespace, options.kernel_log)?;
@@ -154,12 +159,13 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
         state: &enforcer.state(SLOT)?,
         refused: enforcer.refused()?,
         culprits: &culprits,
+        unjudged: unjudged.as_deref(),
         started_at,
         duration,
     };
     let code = outcome?;
     // Standard error may be closed by now; that is no reason to forget the command's exit code.
-    let _ = io::stderr().write_all(summary.text().as_bytes());
+    tell(&summary.text());
     cgroup.remove()?;
     // Told last: the summary is true all the same.
     match (written, &options.events) {
@@ -212,16 +218,14 @@ fn watch_clock(enforcer: &mut Enforcer) -> Result<ClockWatch, KernelError> {
     let watch = ClockWatch::new()?;
     let clock = wall_clock()?;
     if clock.synchronised == 0 {
-        eprintln!(
-            "egress-warden: the clock is not synchronised: entries with `expires` stay closed until it is"
-        );
+        complain("the clock is not synchronised: entries with `expires` stay closed until it is");
     }
     enforcer.set_clock(clock)?;
     Ok(watch)
 }
 
 fn close_events(events: Option<BufWriter<File>>, failure: Option<io::Error>) -> io::Result<()> {
-    let flushed = events.map_or(Ok(()), |mut events| events.flush());
+    let flushed = events.map_or(Ok(()), events::close);
     failure.map_or(flushed, Err)
 }
 

@@ -15,6 +15,7 @@ use crate::ruleset::Compiled;
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::nearest;
 use crate::ruleset::suggest::suggest_entries;
+use crate::text::visible;
 
 /// Destinations that are listed; the rest are counted.
 const LISTED: usize = 12;
@@ -63,12 +64,7 @@ impl Culprits {
 
 fn label(process: &Process) -> String {
     let name = name_of(process).unwrap_or_else(|| "a process that is not known".to_owned());
-    if process.tgid == 0 { name } else { format!("{} (pid {})", printable(&name), process.tgid) }
-}
-
-// A process chooses its own name; it must not write escape sequences onto somebody's terminal.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    if process.tgid == 0 { name } else { format!("{} (pid {})", visible(&name), process.tgid) }
 }
 
 /// Everything that a summary is made of.
@@ -86,6 +82,8 @@ pub struct Summary<'a> {
     pub refused: Vec<(RefusedKey, u64)>,
     /// Who did it.
     pub culprits: &'a Culprits,
+    /// What the capabilities that were kept leave unjudged.
+    pub unjudged: Option<&'a str>,
     /// Boot time in nanoseconds when the command started.
     pub started_at: u64,
     /// How long it ran.
@@ -109,7 +107,7 @@ impl Summary<'_> {
     fn write(&self, out: &mut String) -> fmt::Result {
         let mode = if self.audit() { "audit: nothing was refused" } else { "enforce" };
         let seconds = self.duration.as_secs_f64();
-        writeln!(out, "egress-warden: policy {} ({mode}), {seconds:.1} s", self.policy.name)?;
+        writeln!(out, "egress-warden: policy {} ({mode}), {seconds:.2} s", visible(&self.policy.name))?;
         self.write_allowed(out)?;
         self.write_refused(out)?;
         self.write_quarantine(out)?;
@@ -179,11 +177,11 @@ impl Summary<'_> {
         let who = self.culprits.of(&target).map_or_else(String::new, |who| format!("  by {who}"));
         writeln!(out, "    {count:>6}  {where_to}  {}{who}", reason.name())?;
         if let Some(rule) = self.compiled.rule(key.rule).filter(|_| names_its_rule(reason)) {
-            writeln!(out, "            rule: {rule}")?;
+            writeln!(out, "            rule: {}", visible(&rule.to_string()))?;
         }
         let Some(attempt) = attempt(key) else { return Ok(()) };
         for miss in nearest(self.policy, self.destinations, &attempt, reason).iter().take(1) {
-            writeln!(out, "            nearest: {miss}")?;
+            writeln!(out, "            nearest: {}", visible(&miss.to_string()))?;
         }
         Ok(())
     }
@@ -234,7 +232,7 @@ impl Summary<'_> {
         for (count, what) in losses.iter().filter(|(count, _)| *count > 0) {
             writeln!(out, "  note         {count} {what}")?;
         }
-        Ok(())
+        self.unjudged.map_or(Ok(()), |note| writeln!(out, "  note         {note}"))
     }
 
     fn write_suggestion(&self, out: &mut String) -> fmt::Result {
@@ -245,12 +243,19 @@ impl Summary<'_> {
             .filter_map(|(key, _)| attempt(key))
             .collect();
         let suggestion = suggest_entries(&attempts);
-        if suggestion.yaml.is_empty() {
-            return Ok(());
+        if !suggestion.yaml.is_empty() {
+            let what = if suggestion.left_out.is_empty() { "all of that" } else { "most of that" };
+            writeln!(out, "  to allow {what}, add to `spec.to` of a Destinations that the policy allows:")?;
+            for line in suggestion.yaml.lines() {
+                writeln!(out, "    {line}")?;
+            }
         }
-        writeln!(out, "  to allow all of that, add to `spec.to` of a Destinations that the policy allows:")?;
-        for line in suggestion.yaml.lines() {
-            writeln!(out, "    {line}")?;
+        if !suggestion.left_out.is_empty() {
+            let shown: Vec<String> =
+                suggestion.left_out.iter().take(LISTED).map(ToString::to_string).collect();
+            let more = suggestion.left_out.len() - shown.len();
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            writeln!(out, "  no entry can allow: {}{more}", shown.join(", "))?;
         }
         Ok(())
     }

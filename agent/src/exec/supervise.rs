@@ -11,11 +11,15 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getpgid, getpgrp};
 
+use crate::exec::cgroup::Thawer;
 use crate::exec::jail::{JailError, failed};
 use crate::exec::message::{self, Received, Report};
 use crate::exec::signals::{self, Signals};
 use crate::exec::terminal::Terminal;
 use crate::kernel::sys::Forked;
+
+/// Signals by which a command is told to end. It must hear them even if it froze itself.
+const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 
 /// Other descriptors that the caller wants to be woken for.
 pub trait ExtraPoll {
@@ -50,6 +54,7 @@ pub struct Running {
     /// None once init has closed its end.
     socket: Option<OwnedFd>,
     signals: Signals,
+    thawer: Thawer,
     terminal: Terminal,
     command: Option<Started>,
     /// Signals that came before CMD did.
@@ -66,12 +71,18 @@ struct Woken {
 }
 
 impl Running {
-    pub(super) fn new(init: Forked, socket: OwnedFd, signals: Signals) -> Result<Self, JailError> {
+    pub(super) fn new(
+        init: Forked,
+        socket: OwnedFd,
+        signals: Signals,
+        thawer: Thawer,
+    ) -> Result<Self, JailError> {
         let running = Self {
             init,
             ended: false,
             socket: Some(socket),
             signals,
+            thawer,
             terminal: Terminal::open(),
             command: None,
             early: Vec::new(),
@@ -180,6 +191,9 @@ impl Running {
             self.early.push(received);
             return;
         };
+        if ENDING.contains(&received.signal) {
+            self.thawer.thaw();
+        }
         // A failure means that the receiver has ended, which is not worth a word.
         if received.from_terminal {
             let _ = killpg(self.group(), received.signal);

@@ -222,3 +222,37 @@ fn the_mounts_of_the_caller_are_as_they_were() {
     assert!(sh("true").status.success());
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").expect("mounts"), before);
 }
+
+#[test]
+fn keyrings_are_refused_and_the_callers_is_left() {
+    let output = python(
+        r"
+import ctypes, platform
+libc = ctypes.CDLL(None, use_errno=True)
+numbers = {'x86_64': (248, 249, 250), 'aarch64': (217, 218, 219)}[platform.machine()]
+for number in numbers:
+    print(libc.syscall(number, b'user', b'name', b'', 0, 0), ctypes.get_errno())
+print(' _ses:' in open('/proc/keys').read())
+",
+    );
+    // A new session keyring is called `_ses`; the one that a user begins with is `_uid_ses.0`.
+    assert_output(&output, "-1 1\n-1 1\n-1 1\nTrue\n");
+}
+
+#[test]
+fn sockets_that_no_cgroup_program_sees() {
+    let output = python(
+        r"
+import ctypes, socket
+for family in (socket.AF_VSOCK, 38, 31, 44, socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM).close()
+        print('open')
+    except OSError as error:
+        print(error.errno)
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall(425, 1, ctypes.create_string_buffer(120)), ctypes.get_errno())
+",
+    );
+    assert_output(&output, "97\n97\n97\n97\nopen\nopen\nopen\nopen\n-1 1\n");
+}

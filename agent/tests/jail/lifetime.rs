@@ -8,7 +8,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::support::{UNDER, cgroup_of, eventually, exec, processes_with, sh, stderr, stdout};
+use super::support::{UNDER, cgroup_of, eventually, exec, own_cgroup, processes_with, sh, stderr, stdout};
 
 #[test]
 fn the_exit_code_is_the_commands() {
@@ -160,4 +160,121 @@ fn a_signal_at_any_moment_ends_it_cleanly() {
         eventually("the cgroup is removed", || !cgroup.exists());
     }
     assert_eq!(processes_with("sleep 1004.4"), Vec::<i32>::new());
+}
+
+/// A program that mounts its own cgroup in namespaces of its own, where it may write, and goes on from there.
+fn with_a_cgroup_mount(rest: &str) -> String {
+    format!(
+        "import ctypes, os\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        assert libc.unshare(0x10000000 | 0x00020000 | 0x02000000) == 0\n\
+        assert libc.mount(b'none', b'/mnt', b'cgroup2', 0, None) == 0\n\
+        os.chdir('/mnt')\n{rest}"
+    )
+}
+
+#[test]
+fn cgroups_deeper_than_any_path_are_removed() {
+    let script = with_a_cgroup_mount(
+        "for level in range(3000):\n    os.mkdir('level')\n    os.chdir('level')\nprint(level, flush=True)",
+    );
+    let wrapper =
+        exec(&["--", "python3", "-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let wrapper = wrapper.expect("start");
+    let cgroup = cgroup_of(&wrapper);
+    let output = wrapper.wait_with_output().expect("wait");
+    assert_eq!((stdout(&output).as_str(), output.status.code()), ("2999\n", Some(0)), "{}", stderr(&output));
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn a_command_that_freezes_itself_hears_that_it_is_to_end() {
+    // Not the cgroup that was made for it, but one below it.
+    let script = with_a_cgroup_mount(
+        "os.mkdir('a')\nos.mkdir('a/b')\nopen('a/b/cgroup.procs', 'w').write('0')\n\
+        print('ready', flush=True)\nopen('a/b/cgroup.freeze', 'w').write('1')\n\
+        while True: pass",
+    );
+    let mut wrapper = exec(&["--", "python3", "-c", &script]).stdout(Stdio::piped()).spawn().expect("start");
+    let cgroup = cgroup_of(&wrapper);
+    let mut line = String::new();
+    BufReader::new(wrapper.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    eventually("it is frozen", || {
+        fs::read_to_string(cgroup.join("a/b/cgroup.events")).is_ok_and(|text| text.contains("frozen 1"))
+    });
+    kill(Pid::from_raw(wrapper.id().cast_signed()), Signal::SIGTERM).expect("signal");
+    eventually("it ends", || wrapper.try_wait().expect("wait").is_some());
+    assert_eq!(wrapper.wait().expect("wait").code(), Some(128 + 15));
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn a_cgroup_of_this_name_is_somebody_elses() {
+    // A shell knows the process id that the wrapper will have, and leaves a job in a cgroup of that name.
+    let script = format!(
+        "cgroup={}/egress-warden-exec.$$; mkdir $cgroup; sleep 1005.5 & echo $! >$cgroup/cgroup.procs; \
+         exec \"$0\" exec {UNDER} -- cat",
+        own_cgroup().display()
+    );
+    let mut wrapper = std::process::Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_egress-warden")])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("start");
+    let taken = cgroup_of(&wrapper);
+    let cgroup = taken.with_extension(format!("{}.1", wrapper.id()));
+    let entered = || fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|text| !text.is_empty());
+    eventually("it runs under another name", || entered() || wrapper.try_wait().expect("wait").is_some());
+    drop(wrapper.stdin.take());
+    let code = wrapper.wait().expect("wait").code();
+    let sleepers = processes_with("sleep 1005.5");
+    for sleeper in &sleepers {
+        kill(Pid::from_raw(*sleeper), Signal::SIGKILL).expect("the job of this test");
+    }
+    eventually("the job's cgroup can be removed", || fs::remove_dir(&taken).is_ok() || !taken.exists());
+    assert_eq!((code, sleepers.len()), (Some(0), 1));
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn the_janitor_touches_no_cgroup_but_its_own() {
+    let own = own_cgroup();
+    let name = |suffix: &str| own.join(format!("egress-warden-{suffix}.janitor-{}", std::process::id()));
+    let (other, same) = (name("test"), name("exec"));
+    for (path, code) in [(&other, 125), (&same, 0)] {
+        fs::create_dir(path).expect("create");
+        let status = std::process::Command::new(env!("CARGO_BIN_EXE_egress-warden"))
+            .arg("__exec-janitor")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let stayed = fs::remove_dir(path).is_ok();
+        assert_eq!((status.expect("start").code(), stayed), (Some(code), true), "{}", path.display());
+    }
+    assert!(!same.with_extension(format!("janitor-{}.1", std::process::id())).exists());
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_no_cgroup() {
+    let mut cgroups = Vec::new();
+    for run in 0..120 {
+        let mut wrapper = exec(&["--", "sleep", "1006.6"]).stderr(Stdio::null()).spawn().expect("start");
+        cgroups.push(cgroup_of(&wrapper));
+        // Nothing is waited for here; the moment is what is tested: 0 to 60 ms.
+        std::thread::sleep(std::time::Duration::from_micros(run * 500));
+        wrapper.kill().expect("kill");
+        wrapper.wait().expect("wait");
+    }
+    eventually("every cgroup is removed", || !cgroups.iter().any(|cgroup| cgroup.exists()));
+    // A janitor that started late might still make one.
+    eventually("every janitor has ended", || {
+        let started = |cgroup: &std::path::PathBuf| {
+            processes_with(&format!("egress-warden __exec-janitor {}", cgroup.display())).is_empty()
+        };
+        cgroups.iter().all(started)
+    });
+    assert!(!cgroups.iter().any(|cgroup| cgroup.exists()));
+    eventually("every command has ended", || processes_with("sleep 1006.6").is_empty());
 }

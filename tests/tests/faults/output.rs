@@ -1,6 +1,8 @@
 //! Places where `exec` writes, when they do not take it.
 
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -60,6 +62,31 @@ fn a_disk_that_fills_up_is_told_and_does_not_end_enforcement() -> Result<()> {
     let last = text.lines().last().unwrap_or_default();
     assert!(last.ends_with("the command ran under enforcement and exited with 0"), "{text}");
     assert!(last.starts_with("egress-warden: --events ") && last.contains("No space left"), "{text}");
+    bench.assert_nothing_stays()
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_hold_the_wrapper() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.namespace.run(["ip", "route", "add", "default", "dev", "lo"])?;
+    let fifo = bench.lists.scratch("fifo");
+    Command::new("mkfifo").arg(&fifo).status()?;
+    let reader = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo)?;
+    // SAFETY: takes no pointers; the descriptor is open. One page, for fewer records than there are.
+    assert!(unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 4096);
+    let lists = bench.lists.path().display().to_string();
+    let mut command = bench.namespace.command("timeout");
+    command.arg("20").arg(agent_binary()?).args(["exec", "--allowlists", &lists, "--policy", "job"]);
+    command.arg("--events").arg(&fifo).arg("--");
+    command.args(python(&FLOOD.replace('@', &bench.marker().display().to_string())));
+    let output = bench.run(command)?;
+    let text = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(125), "the records are not complete: {text}");
+    assert!(text.contains("refused      100 attempts, not_allowlisted"), "the counters are: {text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.contains("its reader does not keep up"), "{text}");
+    assert!(last.ends_with("the command ran under enforcement and exited with 0"), "{text}");
+    drop(reader);
     bench.assert_nothing_stays()
 }
 

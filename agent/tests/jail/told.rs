@@ -1,0 +1,107 @@
+//! What people read: nothing of it moves their cursor, and a standard error that takes nothing ends no run.
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+
+use nix::sys::stat::Mode;
+
+use super::support::{UNDER_ARGUMENTS, exec, stderr, stdout};
+
+/// Sets the title of a terminal, then turns the direction of writing.
+const HOSTILE: &str = "\u{1b}]0;x\u{7}\u{202e}";
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_egress-warden"))
+}
+
+#[test]
+fn nothing_that_was_typed_moves_the_cursor() {
+    let to = format!("10.0.0.1{HOSTILE}:443");
+    let mut explain = program();
+    explain.arg("explain").args(UNDER_ARGUMENTS).args(["--to", &to]);
+    let mut policy = program();
+    policy.arg("exec").args(&UNDER_ARGUMENTS[..3]).args([HOSTILE, "--", "true"]);
+    for mut command in [explain, policy, exec(&["--", HOSTILE])] {
+        let output = command.stdin(Stdio::null()).output().expect("start");
+        let text = stderr(&output);
+        assert!(!output.status.success());
+        assert!(text.contains("\\u{1b}]0;x\\u{7}\\u{202e}"), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
+    }
+}
+
+#[test]
+fn an_escape_in_an_allowlist_is_refused_like_the_character() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let list = directory.path().join("list.yaml");
+    for escape in ["\\e]0;x", "\\u202e", "\\r", "\\0", "\\x9b"] {
+        let text = format!(
+            "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: places}}\nspec:\n  to:\n    \
+             - cidrs: [10.0.0.0/8]\n      why: \"test {escape}\"\n"
+        );
+        fs::write(&list, text).expect("write");
+        let output = program().arg("check").arg(&list).output().expect("start");
+        assert_eq!(output.status.code(), Some(1), "{escape}: {}", stdout(&output));
+        assert!(stderr(&output).contains("list.yaml:7:12: error: "), "{escape}: {}", stderr(&output));
+        assert!(stderr(&output).contains("invisible character U+"), "{escape}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_full_standard_error_is_no_panic() {
+    let full = || File::options().write(true).open("/dev/full").expect("open");
+    let status = |mut command: Command| command.stderr(full()).status().expect("start").code();
+    assert_eq!(status(exec(&["--", "no-such-command-here"])), Some(125));
+    assert_eq!(status(exec(&["--keep-caps", "NONSENSE", "--", "true"])), Some(125));
+    assert_eq!(status(exec(&["--", "true"])), Some(0));
+    let mut explain = program();
+    explain.arg("explain").args(UNDER_ARGUMENTS).args(["--to", "nonsense"]);
+    assert_eq!(status(explain), Some(1));
+    let mut explain = program();
+    explain.arg("explain").args(UNDER_ARGUMENTS).args(["--to", "192.0.2.1:1"]).stdout(full());
+    assert_eq!(status(explain), Some(1));
+}
+
+#[test]
+fn capabilities_that_bypass_the_judge_are_told_twice() {
+    for name in ["NET_RAW", "NET_ADMIN"] {
+        let output = exec(&["--keep-caps", name, "--", "true"]).output().expect("start");
+        let text = stderr(&output);
+        let told: Vec<&str> = text.lines().filter(|line| line.contains(" is kept: ")).collect();
+        assert_eq!(told.len(), 2, "{text}");
+        assert!(told[0].starts_with(&format!("egress-warden: {name} is kept: ")), "{text}");
+        assert!(told[1].starts_with(&format!("  note         {name} is kept: ")), "{text}");
+        assert!(told.iter().all(|line| line.ends_with("do not rely on this run")), "{text}");
+    }
+    let output = exec(&["--", "true"]).output().expect("start");
+    assert!(!stderr(&output).contains(" is kept"), "{}", stderr(&output));
+}
+
+#[test]
+fn records_never_replace_an_allowlist() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let list = directory.path().join("list.yaml");
+    let policy = "apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {name: job}\n\
+        spec:\n  select: {all: true}\n  mode: enforce\n  allow: []\n";
+    fs::write(&list, policy).expect("write");
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&list, &link).expect("link");
+    for events in [&list, &link] {
+        let mut command = program();
+        command.args(["exec", "--allowlists"]).arg(&list).args(["--policy", "job", "--events"]).arg(events);
+        let output = command.args(["--", "true"]).output().expect("start");
+        assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+        assert!(stderr(&output).contains("this is the allowlist "), "{}", stderr(&output));
+        assert_eq!(fs::read_to_string(&list).expect("read"), policy);
+    }
+}
+
+#[test]
+fn records_for_a_fifo_without_a_reader() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = directory.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("a FIFO");
+    let output = exec(&["--events", fifo.to_str().expect("text"), "--", "true"]).output().expect("start");
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nobody reads from this FIFO"), "{}", stderr(&output));
+}
