@@ -15,9 +15,10 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::allowlist::{self, AllowlistSet, Format, counts, render, visible};
+use crate::allowlist::{self, AllowlistSet, Format, counts, render};
 use crate::policy::Policy;
 use crate::ruleset::{Compiled, compile};
+use crate::text::visible;
 use report::{Limits, Section};
 
 /// Exit code: the new set lets out something that the old one refuses.

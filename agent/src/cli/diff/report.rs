@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use super::words;
-use crate::allowlist::visible;
+use crate::text::visible;
 
 /// How much is listed.
 #[derive(Clone, Copy, Debug)]
