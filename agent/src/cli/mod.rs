@@ -57,5 +57,9 @@ pub fn main() -> ExitCode {
 }
 
 fn init_log() {
-    env_logger::Builder::new().filter_level(log::LevelFilter::Debug).format_timestamp_micros().init();
+    // The programs' own lines, and not what the loader says of itself.
+    env_logger::Builder::new()
+        .filter_module("egress_warden_ebpf", log::LevelFilter::Debug)
+        .format_timestamp_micros()
+        .init();
 }
