@@ -105,3 +105,26 @@ fn records_for_a_fifo_without_a_reader() {
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
     assert!(stderr(&output).contains("nobody reads from this FIFO"), "{}", stderr(&output));
 }
+
+#[test]
+fn what_no_entry_can_allow_is_told() {
+    let connect = "import socket\nfor port in PORTS:\n    try:\n        \
+        socket.socket().connect(('192.0.2.1', port))\n    except PermissionError:\n        pass";
+    for (ports, what, rest) in [
+        ("[0, 9]", Some("to allow most of that, "), Some("no entry can allow: 192.0.2.1:0/tcp")),
+        ("[9]", Some("to allow all of that, "), None),
+        ("[0]", None, Some("no entry can allow: 192.0.2.1:0/tcp")),
+    ] {
+        let script = connect.replace("PORTS", ports);
+        let output = exec(&["--", "python3", "-c", &script]).output().expect("start");
+        let text = stderr(&output);
+        for (line, expected) in [("  to allow ", what), ("  no entry can allow", rest)] {
+            let told = text.lines().find(|told| told.starts_with(line));
+            assert_eq!(told.is_some(), expected.is_some(), "{ports}: {text}");
+            assert!(
+                expected.is_none_or(|expected| told.is_some_and(|told| told.contains(expected))),
+                "{text}"
+            );
+        }
+    }
+}
