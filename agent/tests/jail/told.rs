@@ -128,3 +128,13 @@ fn what_no_entry_can_allow_is_told() {
         }
     }
 }
+
+#[test]
+fn a_process_writes_its_name_and_nothing_else() {
+    let script = "import socket\nopen('/proc/self/comm', 'w').write('a\\x1b]0;x\\u202e')\n\
+        try:\n    socket.socket().connect(('192.0.2.1', 9))\nexcept PermissionError:\n    pass";
+    let output = exec(&["--", "python3", "-c", script]).output().expect("start");
+    let text = stderr(&output);
+    assert!(text.contains("a\\u{1b}]0;x\\u{202e} (pid "), "{text:?}");
+    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+}
