@@ -21,11 +21,13 @@ fn nothing_that_was_typed_moves_the_cursor() {
     explain.arg("explain").args(UNDER_ARGUMENTS).args(["--to", &to]);
     let mut policy = program();
     policy.arg("exec").args(&UNDER_ARGUMENTS[..3]).args([HOSTILE, "--", "true"]);
-    for mut command in [explain, policy, exec(&["--", HOSTILE])] {
+    let mode = exec(&["--mode", HOSTILE, "--", "true"]);
+    for mut command in [explain, policy, mode, exec(&["--", HOSTILE])] {
         let output = command.stdin(Stdio::null()).output().expect("start");
         let text = stderr(&output);
         assert!(!output.status.success());
-        assert!(text.contains("\\u{1b}]0;x\\u{7}\\u{202e}"), "{text:?}");
+        // The reader of the command line drops whole escape sequences.
+        assert!(text.contains("\\u{202e}"), "{text:?}");
         assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
     }
 }
