@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::text::tell;
+
 /// Decides, in the kernel, where a workload may send packets
 #[derive(Debug, Parser)]
 #[command(name = "egress-warden", version, max_term_width = 110)]
@@ -38,7 +40,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors. Anything else exits with what the subcommand promises for its own
             // failures: 125 for exec, whose other codes belong to the command that it runs.
-            let _ = error.print();
+            if error.use_stderr() {
+                tell(&error.render().to_string());
+            } else {
+                let _ = error.print();
+            }
             let failed = if std::env::args().nth(1).as_deref() == Some("exec") { 125 } else { 1 };
             return ExitCode::from(if error.use_stderr() { failed } else { 0 });
         }

@@ -47,12 +47,17 @@ fn a_tree_that_comes_to_light_when_its_cover_goes() {
 }
 
 #[test]
-fn the_agents_socket_is_covered() {
+fn the_agents_socket_and_those_of_daemons_are_covered() {
     let setup = "mount -t tmpfs none /run; mkdir /run/egress-warden; : > /run/egress-warden/control.sock; \
-        mkdir -p /run/dbus; : > /run/dbus/system_bus_socket";
-    let output =
-        exec_after(setup, "ls -A /run/egress-warden; test -c /run/dbus/system_bus_socket && echo covered");
-    assert_eq!(stdout(&output), "covered\n", "{}", stderr(&output));
+        for socket in dbus/system_bus_socket nscd/socket user/1000/bus \
+            systemd/resolve/io.systemd.Resolve systemd/resolve/io.systemd.Resolve.Monitor; do \
+            mkdir -p /run/${socket%/*}; : > /run/$socket; done";
+    let output = exec_after(
+        setup,
+        "ls -A /run/egress-warden; cd /run; for socket in dbus/* nscd/* user/1000/* systemd/resolve/*; do \
+         test -c $socket && echo covered; done",
+    );
+    assert_eq!(stdout(&output), "covered\n".repeat(5), "{}", stderr(&output));
 }
 
 #[test]

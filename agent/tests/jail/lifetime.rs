@@ -32,6 +32,9 @@ fn standard_output_is_the_commands_alone() {
         stderr(&output).starts_with("egress-warden: policy training (enforce), "),
         "the summary goes elsewhere"
     );
+    let first = stderr(&output).lines().next().unwrap_or_default().to_owned();
+    let seconds = first.rsplit_once(", ").and_then(|(_, time)| time.strip_suffix(" s")).unwrap_or_default();
+    assert!(seconds.split_once('.').is_some_and(|(_, decimals)| decimals.len() == 2), "{first}");
 }
 
 #[test]
