@@ -31,6 +31,8 @@ wait()
 end = time.monotonic() + 2
 def run(processor):
     os.sched_setaffinity(0, [processor])
+    # Where it shares a processor with the one who tries, that one goes first.
+    os.nice(19 if processor == processors[0] else 0)
     sent = 0
     while time.monotonic() < end:
         sent += libc.sendmmsg(number, messages, 64, 0)
