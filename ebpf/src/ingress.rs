@@ -4,14 +4,14 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
+use egress_warden_common::Verdict;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
+use egress_warden_common::ruleset::NO_RULE;
 use egress_warden_common::state::SOCKET_INBOUND;
 
 use crate::memory::{asked, learn_udp, stored};
-use crate::shared::{
-    LOOPBACK_INTERFACE, NO_PACKET, NO_QUARANTINE, forged, full_socket, is_listening, judge, walk,
-};
+use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, is_listening, judge, walk};
 use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
@@ -56,14 +56,14 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     }
     if !workload.has_uplink(interface) {
         let begins = protocol == IPPROTO_TCP && packet.begins_tcp();
-        let forged = begins && !answer(&workload, &packet, 0, interface).allows();
+        let forged = begins && !answer(&workload, &packet, interface).reason.allows();
         return if forged { drop_forged(&ctx, &workload) } else { PASS };
     }
     if protocol == IPPROTO_TCP {
         if packet.begins_tcp() {
             socket.flags |= SOCKET_INBOUND;
         }
-    } else if !asked(socket, &packet) && began_outside(answer(&workload, &packet, NO_QUARANTINE, interface)) {
+    } else if !asked(socket, &packet) && began_outside(&answer(&workload, &packet, interface)) {
         learn_udp(sk, &workload, &packet);
     }
     PASS
@@ -85,7 +85,7 @@ fn drop_forged(ctx: &SkBuffContext, workload: &Workload) -> i32 {
 ///
 /// Asked of datagrams as well: see [`began_outside`].
 #[inline(always)]
-fn answer(workload: &Workload, packet: &Packet, flags: u32, interface: u32) -> Reason {
+fn answer(workload: &Workload, packet: &Packet, interface: u32) -> Verdict {
     let answer = Packet {
         source: packet.destination,
         destination: packet.source,
@@ -93,16 +93,17 @@ fn answer(workload: &Workload, packet: &Packet, flags: u32, interface: u32) -> R
         port: packet.source_port,
         ..*packet
     };
-    judge(workload.slot, &answer, flags, interface).reason
+    judge(workload.slot, &answer, 0, interface)
 }
 
 /// Does a datagram from there begin a flow? Where an entry covers the place, now or until a deadline that has passed,
-/// the flow may have begun inside, and must end when the entry does: it is not learnt. Asked as if there were no
-/// quarantine: what is refused there is refused in any case, but an answer is told from an attempt.
+/// the flow may have begun inside, and must end when the entry does: it is not learnt. In quarantine a
+/// verdict without a rule says that no entry covers the place; the answer is refused there, but as an answer.
 #[inline(always)]
-const fn began_outside(answer: Reason) -> bool {
-    matches!(
-        answer,
-        Reason::NotAllowlisted | Reason::PortNotAllowed | Reason::ProtocolNotAllowed | Reason::Denied
-    )
+const fn began_outside(answer: &Verdict) -> bool {
+    match answer.reason {
+        Reason::NotAllowlisted | Reason::PortNotAllowed | Reason::ProtocolNotAllowed | Reason::Denied => true,
+        Reason::Quarantined => answer.rule == NO_RULE,
+        _ => false,
+    }
 }

@@ -102,8 +102,6 @@ pub(crate) const LOOPBACK_INTERFACE: u32 = 1;
 pub(crate) const UNSENT: u32 = 0;
 /// Beside the flags of a socket: this datagram answers an inbound one.
 pub(crate) const UDP_REPLY: u32 = 1 << 31;
-/// Beside the flags of a socket: what would be the verdict without a quarantine?
-pub(crate) const NO_QUARANTINE: u32 = 1 << 30;
 
 /// Asks [`decide`] about a packet of the workload in `slot`, leaving by `interface` from a socket with these flags.
 #[inline(always)]
@@ -154,7 +152,7 @@ unsafe extern "C" fn judge_packet(
         route: if on_loopback { Route::Loopback } else { Route::Uplink },
         host_namespace: workload.host_namespace(),
         reply: is_reply(packet, socket_flags),
-        quarantined: socket_flags & NO_QUARANTINE == 0 && workload.quarantined(),
+        quarantined: workload.quarantined(),
     };
     *verdict = decide(&Ruleset::new(&KernelWords, workload.binding.ruleset), &KernelClock, &facts);
     0
