@@ -7,7 +7,6 @@ mod target;
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -273,14 +272,14 @@ pub fn explain(
 ) -> Result<Explanation, CompileError> {
     let compiled = compile(policy)?;
     let mut notes = Vec::new();
-    let reached = Attempt { address: reached(attempt.address), ..attempt };
-    if reached != attempt {
-        notes.push(format!("{} reaches the own host: judged as {}", attempt.address, reached.address));
+    if attempt.address.is_unspecified() {
+        notes.push(format!("{} reaches the own host: judged as loopback", attempt.address));
     }
     let judge = |host_namespace| {
-        let destination = Address::from(reached.address);
-        let route = if destination.is_loopback() { Route::Loopback } else { Route::Uplink };
-        let Attempt { protocol, port, .. } = reached;
+        let destination = Address::from(attempt.address);
+        let own_host = destination.is_loopback() || destination.is_unspecified();
+        let route = if own_host { Route::Loopback } else { Route::Uplink };
+        let Attempt { protocol, port, .. } = attempt;
         let facts =
             Facts { destination, protocol, port, route, host_namespace, reply: false, quarantined: false };
         decide(&compiled.ruleset(), clock, &facts)
@@ -294,7 +293,7 @@ pub fn explain(
         );
     }
     if !verdict.reason.allows() {
-        let misses = nearest(policy, destinations, &reached, verdict.reason);
+        let misses = nearest(policy, destinations, &attempt, verdict.reason);
         notes.extend(misses.iter().map(|miss: &NearestMiss<'_>| format!("nearest: {miss}")));
         if policy.mode == Mode::Audit {
             notes.push(format!(
@@ -304,15 +303,6 @@ pub fn explain(
         }
     }
     Ok(Explanation { attempt, verdict, rule, notes })
-}
-
-/// What a connection to this address arrives at: the unspecified address means the own host.
-fn reached(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
 }
 
 /// The deadline, where one decides or will decide.

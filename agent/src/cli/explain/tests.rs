@@ -147,7 +147,10 @@ fn loopback_depends_on_the_namespace() {
         text.starts_with("allowed  0.0.0.0:80/tcp  loopback: it stays on the loopback interface"),
         "{text}"
     );
-    assert!(text.ends_with("0.0.0.0 reaches the own host: judged as 127.0.0.1"), "{text}");
+    assert!(text.ends_with("0.0.0.0 reaches the own host: judged as loopback"), "{text}");
+    // As in the kernel: an entry that names 127.0.0.1 does not name 0.0.0.0.
+    let named = policy(vec![rule("local", 7, &["127.0.0.1/32"], &[81])]);
+    assert_eq!((answer(&named, "127.0.0.1:81").0, answer(&named, "0.0.0.0:81").0), (0, 3));
 }
 
 #[test]
