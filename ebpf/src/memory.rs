@@ -6,7 +6,9 @@ use egress_warden_common::limits::UDP_FLOW_WAYS;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::FOREVER;
-use egress_warden_common::state::{SOCKET_TCP, SocketState, UDP_FLOW_BUSY, udp_flow_is_open, udp_flow_set};
+use egress_warden_common::state::{
+    SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open, udp_flow_set,
+};
 use egress_warden_common::{Address, Protocol, Verdict};
 
 use crate::atomic;
@@ -95,18 +97,33 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
     }
     let Some(flows) = UDP_FLOWS.get(sk) else { return false };
     // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let set = unsafe { &(*flows).sets[udp_flow_set(peer, peer_port)] };
+    unsafe { find_flow(flows, peer.high, peer.low, u32::from(peer_port), u32::from(local_port)) != 0 }
+}
+
+// Checked by the verifier once, by itself: see `shared`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn find_flow(
+    flows: *const UdpFlows,
+    high: u64,
+    low: u64,
+    peer_port: u32,
+    local_port: u32,
+) -> u32 {
+    // SAFETY: the verifier checked the size of what it points at.
+    let Some(flows) = (unsafe { flows.as_ref() }) else { return 0 };
+    let peer = Address { high, low };
     let now = boot_ns();
-    for flow in set {
+    for flow in &flows.sets[udp_flow_set(peer, peer_port as u16)] {
         if udp_flow_is_open(flow.seen, now)
-            && flow.peer_port == peer_port
-            && (local_port == ANY_PORT || local_port == flow.local_port)
+            && u32::from(flow.peer_port) == peer_port
+            && (local_port == u32::from(ANY_PORT) || local_port == u32::from(flow.local_port))
             && Address::from_bytes(flow.peer) == peer
         {
-            return true;
+            return 1;
         }
     }
-    false
+    0
 }
 
 /// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
@@ -118,14 +135,28 @@ pub(crate) fn asked(socket: &SocketState, packet: &Packet) -> bool {
         && Address::from_bytes(socket.allowed) == packet.source
 }
 
+/// Notes the flow that this datagram begins or goes on with.
 #[inline(always)]
 pub(crate) fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
     let Some(flows) = UDP_FLOWS.get_or_create(sk) else {
         bump!(workload, storage_failed);
         return;
     };
-    // SAFETY: the storage lives as long as the socket, which the packet holds.
-    let set = unsafe { &mut (*flows).sets[udp_flow_set(packet.source, packet.source_port)] };
+    // SAFETY: the storage lives as long as the socket, which the packet holds; `packet` is on the program's stack.
+    if unsafe { learn_flow(flows, packet) } != 0 {
+        bump!(workload, udp_flows_evicted);
+    }
+}
+
+// Checked by the verifier once, by itself: see `shared`. The result is 1 when a flow lost its place, or found none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn learn_flow(flows: *mut UdpFlows, packet: *const Packet) -> u32 {
+    // SAFETY: the verifier checked the sizes of what they point at.
+    let (Some(flows), Some(packet)) = (unsafe { flows.as_mut() }, unsafe { packet.as_ref() }) else {
+        return 0;
+    };
+    let set = &mut flows.sets[udp_flow_set(packet.source, packet.source_port)];
     let now = boot_ns();
     let (mut victim, mut oldest) = (0, u64::MAX);
     for (way, flow) in set.iter_mut().enumerate() {
@@ -141,7 +172,7 @@ pub(crate) fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
         {
             // SAFETY: see above. Should another processor have taken the place, this datagram is not learnt.
             unsafe { atomic::replace(&raw mut flow.seen, seen, now) };
-            return;
+            return 0;
         }
         if seen < oldest {
             (victim, oldest) = (way, seen);
@@ -151,15 +182,12 @@ pub(crate) fn learn_udp(sk: *mut c_void, workload: &Workload, packet: &Packet) {
     // A place is claimed before it is written: two peers whose datagrams arrive at once must not mix.
     // SAFETY: see above.
     if oldest == UDP_FLOW_BUSY || !unsafe { atomic::replace(&raw mut flow.seen, oldest, UDP_FLOW_BUSY) } {
-        bump!(workload, udp_flows_evicted);
-        return;
+        return 1;
     }
     flow.peer = packet.source.to_bytes();
     flow.peer_port = packet.source_port;
     flow.local_port = packet.port;
     // SAFETY: see above.
     unsafe { atomic::replace(&raw mut flow.seen, UDP_FLOW_BUSY, now) };
-    if udp_flow_is_open(oldest, now) {
-        bump!(workload, udp_flows_evicted);
-    }
+    u32::from(udp_flow_is_open(oldest, now))
 }
