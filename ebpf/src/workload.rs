@@ -82,19 +82,28 @@ impl Workload {
     /// Is this an address of the workload's own network namespace?
     #[inline(always)]
     pub(crate) fn owns(&self, address: Address) -> bool {
-        self.lists(&LocalKey { address: address.to_bytes(), slot: self.slot, interface: 0 })
+        // SAFETY: takes numbers.
+        unsafe { is_own_address(self.slot, address.high, address.low) != 0 }
     }
 
     /// Is this an interface by which the workload's own network namespace reaches the world?
     #[inline(always)]
     pub(crate) fn has_uplink(&self, interface: u32) -> bool {
-        self.lists(&LocalKey { address: [0; 16], slot: self.slot, interface })
+        lists(&LocalKey { address: [0; 16], slot: self.slot, interface })
     }
+}
 
-    #[inline(always)]
-    fn lists(&self, key: &LocalKey) -> bool {
-        LOCALS.get_ptr(key).is_some()
-    }
+#[inline(always)]
+fn lists(key: &LocalKey) -> bool {
+    LOCALS.get_ptr(key).is_some()
+}
+
+// Checked by the verifier once, by itself: see `shared`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn is_own_address(slot: u32, high: u64, low: u64) -> u32 {
+    let address = Address { high, low }.to_bytes();
+    u32::from(lists(&LocalKey { address, slot, interface: 0 }))
 }
 
 // Checked by the verifier once, by themselves: see `shared`. The result is a slot plus 1, or 0.
