@@ -17,9 +17,14 @@ pub(crate) const UNDER: &str =
 pub(crate) const UNDER_ARGUMENTS: [&str; 4] =
     ["--allowlists", concat!(env!("CARGO_MANIFEST_DIR"), "/../allowlists"), "--policy", "training"];
 
+/// The program, with the signals as a login gives them: whoever started the tests may ignore some (nohup does), which
+/// everything below would inherit.
+pub(crate) const PROGRAM: [&str; 2] = ["--default-signal", env!("CARGO_BIN_EXE_egress-warden")];
+
 /// `egress-warden exec ARGUMENTS…` under [`UNDER`], with nothing to read.
 pub(crate) fn exec(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egress-warden"));
+    let mut command = Command::new("env");
+    command.args(PROGRAM);
     command.arg("exec").args(UNDER_ARGUMENTS).args(arguments).stdin(Stdio::null());
     command
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, tcgetpgrp};
 
-use super::support::{UNDER, UNDER_ARGUMENTS, eventually, processes_with};
+use super::support::{PROGRAM, UNDER, UNDER_ARGUMENTS, eventually, processes_with};
 
 /// A session on a pseudo-terminal. Everything that was shown is kept.
 struct Session {
@@ -43,10 +43,7 @@ impl Session {
     }
 
     fn exec(arguments: &[&str]) -> Self {
-        Self::start(
-            &[&[env!("CARGO_BIN_EXE_egress-warden"), "exec"], &UNDER_ARGUMENTS[..], &["--"], arguments]
-                .concat(),
-        )
+        Self::start(&[&["env"], &PROGRAM[..], &["exec"], &UNDER_ARGUMENTS[..], &["--"], arguments].concat())
     }
 
     fn type_in(&mut self, keys: &str) {
