@@ -1,8 +1,8 @@
 //! Runs a command under a policy, in a jail that uid 0 does not leave.
 //!
-//! Four processes, none with threads. The **wrapper** is what was called. Its **janitor** ([`janitor`]) stays outside,
-//! makes the cgroup and removes it if the wrapper is killed. **init** ([`init`]) joins the cgroup, builds the jail around itself
-//! and reaps. **CMD** is its child. Wrapper and init talk in [`message`]s; [`supervise`] is the wrapper's waiting loop.
+//! Four processes, none with threads when it forks. The **wrapper** is what was called. Its **janitor** (`janitor`) stays outside,
+//! makes the cgroup and removes it if the wrapper is killed. **init** (`init`) joins the cgroup, builds the jail around itself
+//! and reaps. **CMD** is its child. Wrapper and init talk in `message`s; [`supervise`] is the wrapper's waiting loop.
 
 #![forbid(unsafe_code)]
 
