@@ -6,8 +6,11 @@
 
 pub mod allowlist;
 pub mod cli;
+pub mod enforce;
 pub mod exec;
 pub mod kernel;
 pub mod policy;
+pub mod records;
 pub mod ruleset;
 pub mod text;
+pub mod workload;

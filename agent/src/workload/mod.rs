@@ -1,0 +1,69 @@
+//! Workloads: what policies apply to, wherever they are heard of.
+//!
+//! Every source (cgroup paths here; container runtimes and the API server later) tells of workloads in the same words, a
+//! [`Change`], over one channel. What follows from a change is [`crate::enforce`]'s business, never a source's.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A workload: one pod, or one cgroup outside Kubernetes. Its identity is its cgroup, never a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Id of its cgroup: unique until the machine boots again, and never used twice.
+    pub cgroup: u64,
+    /// Path of its cgroup under the mount of cgroup2, beginning with a slash.
+    pub path: PathBuf,
+    /// The pod that it is, where a source knows.
+    pub pod: Option<Pod>,
+}
+
+impl Workload {
+    /// What metrics and records call it: the pod's UID, or the path of its cgroup.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.pod {
+            Some(pod) => pod.uid.clone(),
+            None => self.path.display().to_string(),
+        }
+    }
+}
+
+/// What Kubernetes knows of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a source tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Everything that there is: sent at the start, and when the source may have missed something.
+    All(Vec<Workload>),
+    /// A workload that was not there.
+    Appeared {
+        /// It.
+        workload: Workload,
+        /// Boot time in nanoseconds at which its cgroup was made, where the kernel told.
+        created: Option<u64>,
+    },
+    /// Its cgroup was removed.
+    Gone {
+        /// Id of its cgroup.
+        cgroup: u64,
+    },
+    /// Something now runs in it, or its network changed: addresses, interfaces, or which namespace it is.
+    Network {
+        /// Id of its cgroup.
+        cgroup: u64,
+        /// What was found.
+        namespace: crate::kernel::OwnNamespace,
+    },
+}
