@@ -49,6 +49,11 @@ fn reference(policy: &Policy, facts: &Facts, now: Option<u64>) -> Expected {
     if looped && loopback_is_open(policy, facts) {
         return Expected::new(Reason::Loopback, vec![NO_RULE]);
     }
+    let own_host = facts.destination.is_loopback() || facts.destination.is_unspecified();
+    if looped && !own_host {
+        let reason = if facts.quarantined { Reason::Quarantined } else { Reason::LoopbackDenied };
+        return Expected::new(reason, vec![NO_RULE]);
+    }
     if !looped && facts.reply && !facts.quarantined {
         return Expected::new(Reason::Reply, vec![NO_RULE]);
     }

@@ -67,8 +67,9 @@ impl Verdict {
 /// Decides. The order is the contract: loopback, quarantine, replies, deny, allowed CIDRs with ports, else refused.
 /// (What is malformed or hides its destination was refused by [`crate::packet`] before there were facts.)
 ///
-/// Loopback that the policy does not open can still be allowed by an entry that names the loopback address; a packet
-/// that stays on the loopback interface is never a reply, because replies are learnt on uplinks only.
+/// Loopback that the policy does not open can still be allowed by an entry that names the loopback address, and by none
+/// that covers another address of the host; a packet that stays on the loopback interface is never a reply, because
+/// replies are learnt on uplinks only.
 #[inline(always)]
 pub fn decide<W, C>(ruleset: &Ruleset<'_, W>, clock: &C, facts: &Facts) -> Verdict
 where
@@ -85,6 +86,10 @@ where
         };
         if open {
             return Verdict::new(Reason::Loopback, NO_RULE);
+        }
+        // The node's other addresses reach the same services: an entry for a wide range was not written for them.
+        if !(facts.destination.is_loopback() || facts.destination.is_unspecified()) {
+            return refused(facts, true, Reason::NotAllowlisted, NO_RULE);
         }
     } else if facts.reply && !facts.quarantined {
         return Verdict::new(Reason::Reply, NO_RULE);

@@ -8,6 +8,9 @@ use crate::reason::{Protocol, REASON_SLOTS};
 pub const COMM_LEN: usize = 16;
 
 /// What the agent tells of a workload: written by the agent, read by the programs. Indexed by the workload's slot.
+///
+/// Ruleset and generation are one aligned word, which the agent replaces in one store and a program loads once: no packet
+/// is judged by a mixture of two rulesets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Binding {
@@ -19,8 +22,17 @@ pub struct Binding {
     pub netns_cookie: u64,
     /// [`BINDING_ACTIVE`], [`BINDING_HOST_NAMESPACE`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How often the slot was given to a workload; a socket remembered under another number is not this workload's.
+    pub serial: u32,
+}
+
+impl Binding {
+    /// Ruleset and generation as the word that is replaced in one store.
+    #[must_use]
+    pub const fn word(ruleset: u32, generation: u32) -> u64 {
+        let (r, g) = (ruleset.to_ne_bytes(), generation.to_ne_bytes());
+        u64::from_ne_bytes([r[0], r[1], r[2], r[3], g[0], g[1], g[2], g[3]])
+    }
 }
 
 /// The slot is in use.
@@ -82,8 +94,10 @@ pub struct Process {
 pub struct SocketState {
     /// Slot of the workload plus 1; 0 where not yet known.
     pub slot: u32,
-    /// [`SOCKET_INBOUND`], [`SOCKET_FOREIGN_NAMESPACE`], [`SOCKET_NAMESPACE_KNOWN`], [`SOCKET_TCP`].
+    /// [`SOCKET_INBOUND`], [`SOCKET_TCP`].
     pub flags: u32,
+    /// Cookie of the network namespace that it was made in; 0 where not known.
+    pub netns_cookie: u64,
     /// Who opened or connected it last.
     pub process: Process,
     /// The destination last counted as a violation, with its port and protocol; see `counted_reason`.
@@ -102,20 +116,24 @@ pub struct SocketState {
     pub allowed_protocol: u8,
     /// Protocol of the destination last counted.
     pub counted_protocol: u8,
-    /// 1 when a destination was counted.
+    /// 1 when a destination was counted, 2 when it was by sendmsg and the datagram itself may still come.
     pub counted_valid: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// [`Binding::serial`] of the slot when this was noted.
+    pub serial: u32,
 }
+
+/// [`SocketState::counted_valid`]: a flow to the destination was counted.
+pub const COUNTED_FLOW: u8 = 1;
+/// [`SocketState::counted_valid`]: a datagram to it was refused and counted by sendmsg, whose refusal an ancestor's
+/// program can undo.
+pub const COUNTED_DATAGRAM: u8 = 2;
 
 /// A listener that took a SYN from outside, or a socket that it accepted.
 pub const SOCKET_INBOUND: u32 = 1;
-/// The socket was made in another network namespace than the workload's own.
-pub const SOCKET_FOREIGN_NAMESPACE: u32 = 2;
-/// The network namespace of the socket is known.
-pub const SOCKET_NAMESPACE_KNOWN: u32 = 4;
 /// A TCP socket: it sends under its own lock, so what is remembered with it is never half-written when it is read.
-pub const SOCKET_TCP: u32 = 8;
+pub const SOCKET_TCP: u32 = 2;
 
 /// A UDP flow that began outside.
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,7 +175,7 @@ pub struct UdpFlows {
 #[must_use]
 pub const fn udp_flow_set(address: crate::Address, port: u16) -> usize {
     let mixed = (address.high ^ address.low ^ (port as u64) << 17).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 60) as usize % UDP_FLOW_SETS
+    (mixed >> 48) as usize % UDP_FLOW_SETS
 }
 
 /// Key of an address of the workload's own, and with `interface` of an uplink.
@@ -226,6 +244,27 @@ pub struct Record {
     pub reserved: u32,
 }
 
+/// A cgroup was made or removed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CgroupEvent {
+    /// Boot time in nanoseconds.
+    pub time: u64,
+    /// [`CGROUP_MADE`] or [`CGROUP_REMOVED`].
+    pub kind: u32,
+    /// Bytes of the path, without a closing zero.
+    pub length: u32,
+    /// Its path from the root of its hierarchy.
+    pub path: [u8; CGROUP_PATH],
+}
+
+/// Bytes of a path in a [`CgroupEvent`]. A longer one is told as lost, and the agent looks for itself.
+pub const CGROUP_PATH: usize = 512;
+/// [`CgroupEvent::kind`].
+pub const CGROUP_MADE: u32 = 1;
+/// [`CgroupEvent::kind`].
+pub const CGROUP_REMOVED: u32 = 2;
+
 /// The wall clock, as the agent tells it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -238,13 +277,14 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 1);
+    assert!(crate::ABI_VERSION == 2);
     assert!(size_of::<Binding>() == 24);
     assert!(size_of::<State>() == 5248);
     assert!(size_of::<Process>() == 24);
-    assert!(size_of::<SocketState>() == 88);
+    assert!(size_of::<SocketState>() == 96);
     assert!(size_of::<UdpFlow>() == 32);
-    assert!(size_of::<UdpFlows>() == 2048);
+    assert!(size_of::<UdpFlows>() == 16384);
+    assert!(size_of::<CgroupEvent>() == 528);
     assert!(size_of::<LocalKey>() == 24);
     assert!(size_of::<RefusedKey>() == 32);
     assert!(size_of::<Record>() == 88);

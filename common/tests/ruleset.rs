@@ -187,9 +187,12 @@ fn loopback_is_open_by_policy_and_namespace() {
         );
     }
     assert_eq!(verdict(0, &NoClock, &looped(false, true)), open);
-    // An entry that names the address opens it all the same.
-    let named = Facts { destination: address("10.0.0.1"), port: 443, ..looped(true, false) };
-    assert_eq!(verdict(0, &NoClock, &named), (Reason::Allowed, 1));
+    // The host's own other address, which a wide entry covers.
+    let covered = Facts { destination: address("10.0.0.1"), port: 443, ..looped(true, false) };
+    assert_eq!(verdict(0, &NoClock, &covered), shut);
+    assert_eq!(verdict(0, &NoClock, &Facts { quarantined: true, ..covered }), (Reason::Quarantined, NO_RULE));
+    let uplink = Facts { route: Route::Uplink, ..covered };
+    assert_eq!(verdict(0, &NoClock, &uplink), (Reason::Allowed, 1));
 }
 
 #[test]

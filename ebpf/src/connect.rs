@@ -3,16 +3,17 @@
 //! Not a boundary: an ancestor's program can undo the refusal and some protocols never call these hooks. Egress is.
 
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState};
+use egress_warden_common::state::{COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::SOCKETS;
-use crate::memory::{ANY_PORT, remember_counted, udp_reply};
+use crate::memory::{ANY_PORT, forget_datagram, remember_counted, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
@@ -53,6 +54,7 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
     // judged, it is not.
     if kind != SOCK_STREAM {
+        forget_datagram(socket);
         return PROCEED;
     }
     // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
@@ -72,11 +74,12 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
         return PROCEED;
     }
     let audit = workload.is_audit();
-    let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
+    let mut attempt =
+        Attempt::unsent(&workload, destination, IPPROTO_TCP, port, verdict, current_process());
     attempt.audit = audit;
-    count(workload.slot, &attempt);
+    count(&attempt);
     if let Some(socket) = socket {
-        remember_counted(socket, destination, IPPROTO_TCP, port);
+        remember_counted(socket, destination, IPPROTO_TCP, port, COUNTED_FLOW);
     }
     debug!(
         ctx,
@@ -91,7 +94,8 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 
 #[inline(always)]
 fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, socket)) = note(ctx) else { return REFUSE };
+    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
+    forget_datagram(socket.as_deref_mut());
     // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
     if workload.is_audit() {
         return PROCEED;
@@ -109,7 +113,10 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         bump!(workload, replies_refused);
         return REFUSE;
     }
-    count(workload.slot, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
+    count(&Attempt::unsent(&workload, destination, protocol, port, verdict, current_process()));
+    if let Some(socket) = socket {
+        remember_counted(socket, destination, protocol, port, COUNTED_DATAGRAM);
+    }
     debug!(ctx, "datagram to port {} refused, reason {}", port, verdict.reason as u8);
     REFUSE
 }
@@ -133,10 +140,14 @@ fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketSt
         Some(workload) => workload,
         None => {
             let workload = Workload::of_current()?;
-            socket.slot = workload.slot + 1;
+            workload.claim(socket);
             workload
         }
     };
+    if socket.netns_cookie == 0 {
+        // SAFETY: `sock_addr` is the program's context; the answer is the socket's namespace.
+        socket.netns_cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    }
     socket.process = current_process();
     Some((workload, Some(socket)))
 }
@@ -150,9 +161,9 @@ fn verdict(
     port: u16,
     reply: u32,
 ) -> Verdict {
-    let socket_flags = socket.map_or(0, |socket| socket.flags) & !SOCKET_INBOUND;
+    let socket_flags = socket.map_or(0, |socket| workload.flags_of(socket)) & !SOCKET_INBOUND;
     let packet = Packet { destination, protocol, port, ..NO_PACKET };
-    judge(workload.slot, &packet, socket_flags | reply, UNSENT)
+    judge(workload, &packet, socket_flags | reply, UNSENT)
 }
 
 #[inline(always)]

@@ -6,9 +6,9 @@ use aya_log_ebpf::debug;
 use egress_warden_common::Verdict;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_UDP, Reason};
-use egress_warden_common::state::{SOCKET_INBOUND, SOCKET_TCP, SocketState};
+use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 
-use crate::memory::{already_counted, remember, remember_counted, remembered, stored, udp_reply};
+use crate::memory::{already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
@@ -22,8 +22,15 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     let sk = full_socket(skb);
     let mut socket = stored(sk);
-    let Some(workload) = Workload::of_socket(socket.as_deref()).or_else(|| Workload::of_packet(skb)) else {
-        return DROP;
+    let workload = match Workload::of_socket(socket.as_deref()) {
+        Some(workload) => workload,
+        None => {
+            let Some(workload) = Workload::of_packet(skb) else { return DROP };
+            if let Some(socket) = socket.as_deref_mut() {
+                workload.claim(socket);
+            }
+            workload
+        }
     };
     let mut packet = NO_PACKET;
     let unreadable = walk(skb, &mut packet);
@@ -40,14 +47,14 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
         } else if !workload.quarantined() && remembered(&workload, socket, &packet) {
             return PASS;
         }
-        socket_flags = socket.flags;
+        socket_flags = workload.flags_of(socket);
     }
     if packet.protocol == IPPROTO_UDP && udp_reply(sk, packet.destination, packet.port, packet.source_port) {
         socket_flags |= UDP_REPLY;
     }
     // SAFETY: a field of the program's context.
     let interface = unsafe { (*skb).ifindex };
-    let verdict = judge(workload.slot, &packet, socket_flags, interface);
+    let verdict = judge(&workload, &packet, socket_flags, interface);
     if matches!(verdict.reason, Reason::Allowed) {
         // A listener answers many callers, on several processors at once: nothing of it is worth remembering.
         if !answers_caller {
@@ -82,20 +89,28 @@ fn refuse(
         bump!(workload, replies_refused);
         return outcome;
     }
-    let mut attempt =
-        Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
+    let mut attempt = Attempt::unsent(
+        workload,
+        packet.destination,
+        packet.protocol,
+        packet.port,
+        verdict,
+        Default::default(),
+    );
     if let Some(socket) = socket {
         if socket.flags & SOCKET_TCP != 0 {
             if already_counted(socket, packet) {
                 return outcome;
             }
-            remember_counted(socket, packet.destination, packet.protocol, packet.port);
+            remember_counted(socket, packet.destination, packet.protocol, packet.port, COUNTED_FLOW);
+        } else if datagram_counted(socket, packet) {
+            return outcome;
         }
         attempt.process = socket.process;
     }
     attempt.source = packet.source;
     attempt.source_port = packet.source_port;
     attempt.audit = audit;
-    count(workload.slot, &attempt);
+    count(&attempt);
     outcome
 }

@@ -47,7 +47,7 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     if !walk(skb, &mut packet).allows() {
         return PASS;
     }
-    let own_namespace = in_own_namespace(socket.flags);
+    let own_namespace = in_own_namespace(workload.flags_of(socket));
     if on_loopback {
         return if forged(&workload, own_namespace, &packet) { drop_forged(&ctx, &workload) } else { PASS };
     }
@@ -93,7 +93,7 @@ fn answer(workload: &Workload, packet: &Packet, interface: u32) -> Verdict {
         port: packet.source_port,
         ..*packet
     };
-    judge(workload.slot, &answer, 0, interface)
+    judge(workload, &answer, 0, interface)
 }
 
 /// Does a datagram from there begin a flow? Where an entry covers the place, now or until a deadline that has passed,

@@ -8,6 +8,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros hand over the context by value")]
 
 mod atomic;
+mod cgroups;
 mod connect;
 mod egress;
 mod ingress;

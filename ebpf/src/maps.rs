@@ -8,7 +8,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
-use egress_warden_common::limits::{MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
+use egress_warden_common::limits::{CGROUPS_BYTES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
 use egress_warden_common::state::{Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
 
 /// Cgroup id to slot.
@@ -17,7 +17,7 @@ pub(crate) static WORKLOADS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_W
 
 /// Slot to what the agent tells of the workload.
 #[map]
-pub(crate) static BINDINGS: Array<Binding> = Array::with_max_entries(MAX_WORKLOADS, 0);
+pub(crate) static BINDINGS: Array<Binding> = Array::with_max_entries(MAX_WORKLOADS, BPF_F_MMAPABLE);
 
 /// Slot to what is counted and remembered of the workload.
 #[map]
@@ -38,6 +38,14 @@ pub(crate) static REFUSED: HashMap<RefusedKey, u64> = HashMap::with_max_entries(
 /// Records of violations, on their way to the agent.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RECORDS_BYTES, 0);
+
+/// Cgroups that were made or removed, on their way to the agent.
+#[map]
+pub(crate) static CGROUPS: RingBuf = RingBuf::with_byte_size(CGROUPS_BYTES, 0);
+
+/// How many of them found no place there, or have too long a path.
+#[map]
+pub(crate) static CGROUPS_LOST: Array<u64> = Array::with_max_entries(1, 0);
 
 /// The wall clock.
 #[map]

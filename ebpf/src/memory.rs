@@ -7,7 +7,7 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{
-    SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open, udp_flow_set,
+    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open, udp_flow_set,
 };
 use egress_warden_common::{Address, Protocol, Verdict};
 
@@ -39,7 +39,7 @@ pub(crate) fn remembered(workload: &Workload, socket: &SocketState, packet: &Pac
 
 #[inline(always)]
 fn same_allowed(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
-    socket.allowed_generation == workload.binding.generation
+    socket.allowed_generation == workload.generation
         && socket.allowed_port == packet.port
         && socket.allowed_protocol == packet.protocol
         && Address::from_bytes(socket.allowed) == packet.destination
@@ -59,7 +59,7 @@ pub(crate) fn remember(
         socket.allowed_port = packet.port;
         socket.allowed_protocol = packet.protocol;
         socket.allowed_until = verdict.until;
-        socket.allowed_generation = workload.binding.generation;
+        socket.allowed_generation = workload.generation;
         if known {
             return;
         }
@@ -68,19 +68,47 @@ pub(crate) fn remember(
     bump!(workload, allowed[protocol]);
 }
 
-/// Notes the destination for which this socket was counted.
+/// Notes the destination for which this socket was counted, and how: [`COUNTED_FLOW`] or [`COUNTED_DATAGRAM`].
 #[inline(always)]
-pub(crate) fn remember_counted(socket: &mut SocketState, destination: Address, protocol: u8, port: u16) {
+pub(crate) fn remember_counted(
+    socket: &mut SocketState,
+    destination: Address,
+    protocol: u8,
+    port: u16,
+    how: u8,
+) {
     socket.counted = destination.to_bytes();
     socket.counted_port = port;
     socket.counted_protocol = protocol;
-    socket.counted_valid = 1;
+    socket.counted_valid = how;
 }
 
 #[inline(always)]
 pub(crate) fn already_counted(socket: &SocketState, packet: &Packet) -> bool {
-    socket.counted_valid != 0
-        && socket.counted_port == packet.port
+    socket.counted_valid == COUNTED_FLOW && same_counted(socket, packet)
+}
+
+/// Is this the datagram that sendmsg refused and counted, sent all the same because an ancestor's program undid that?
+#[inline(always)]
+pub(crate) fn datagram_counted(socket: &mut SocketState, packet: &Packet) -> bool {
+    let counted = socket.counted_valid == COUNTED_DATAGRAM && same_counted(socket, packet);
+    socket.counted_valid = 0;
+    counted
+}
+
+/// The next datagram is another one than sendmsg counted.
+#[inline(always)]
+pub(crate) fn forget_datagram(socket: Option<&mut SocketState>) {
+    if let Some(socket) = socket
+        && socket.counted_valid == COUNTED_DATAGRAM
+    {
+        socket.counted_valid = 0;
+    }
+}
+
+#[inline(always)]
+fn same_counted(socket: &SocketState, packet: &Packet) -> bool {
+    socket.counted_port == packet.port
         && socket.counted_protocol == packet.protocol
         && Address::from_bytes(socket.counted) == packet.destination
 }

@@ -103,12 +103,14 @@ pub(crate) const UNSENT: u32 = 0;
 /// Beside the flags of a socket: this datagram answers an inbound one.
 pub(crate) const UDP_REPLY: u32 = 1 << 31;
 
-/// Asks [`decide`] about a packet of the workload in `slot`, leaving by `interface` from a socket with these flags.
+/// Asks [`decide`] about a packet of the workload, leaving by `interface` from a socket with these flags.
 #[inline(always)]
-pub(crate) fn judge(slot: u32, packet: &Packet, socket_flags: u32, interface: u32) -> Verdict {
+pub(crate) fn judge(workload: &Workload, packet: &Packet, socket_flags: u32, interface: u32) -> Verdict {
     let mut verdict = refused(Reason::NoRuleset);
+    // Slot and ruleset in one: five arguments is all that a function may have.
+    let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
     // SAFETY: both are on the program's stack.
-    unsafe { judge_packet(slot, packet, socket_flags, interface, &raw mut verdict) };
+    unsafe { judge_packet(place, packet, socket_flags, interface, &raw mut verdict) };
     verdict
 }
 
@@ -121,7 +123,7 @@ pub(crate) const fn refused(reason: Reason) -> Verdict {
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn judge_packet(
-    slot: u32,
+    place: u64,
     packet: *const Packet,
     socket_flags: u32,
     interface: u32,
@@ -131,7 +133,7 @@ unsafe extern "C" fn judge_packet(
     let (Some(packet), Some(verdict)) = (unsafe { packet.as_ref() }, unsafe { verdict.as_mut() }) else {
         return 0;
     };
-    let Some(workload) = Workload::at(slot) else {
+    let Some(workload) = Workload::at(place as u32) else {
         *verdict = refused(Reason::Unclassified);
         return 0;
     };
@@ -154,7 +156,7 @@ unsafe extern "C" fn judge_packet(
         reply: is_reply(packet, socket_flags),
         quarantined: workload.quarantined(),
     };
-    *verdict = decide(&Ruleset::new(&KernelWords, workload.binding.ruleset), &KernelClock, &facts);
+    *verdict = decide(&Ruleset::new(&KernelWords, (place >> 32) as u32), &KernelClock, &facts);
     0
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::state::{SOCKET_FOREIGN_NAMESPACE, SOCKET_NAMESPACE_KNOWN, SOCKET_TCP};
+use egress_warden_common::state::SOCKET_TCP;
 
 use crate::connect::SOCK_STREAM;
 use crate::maps::SOCKETS;
@@ -42,20 +42,17 @@ fn note(ctx: &SockContext) -> i32 {
     // SAFETY: the storage of a socket that is locked, or that nobody else can see yet.
     let socket = unsafe { &mut *socket };
     // Whoever binds a socket that was handed to him does not become its owner.
-    if socket.flags & SOCKET_NAMESPACE_KNOWN != 0 {
+    if socket.netns_cookie != 0 {
         return 1;
     }
-    socket.slot = workload.slot + 1;
+    workload.claim(socket);
     socket.process = current_process();
     // SAFETY: `sock` is the program's context.
-    let namespace = unsafe { bpf_get_netns_cookie(ctx.sock.cast()) };
-    socket.flags = SOCKET_NAMESPACE_KNOWN;
+    socket.netns_cookie = unsafe { bpf_get_netns_cookie(ctx.sock.cast()) };
+    socket.flags = 0;
     // SAFETY: fields of the program's context.
     if unsafe { (*ctx.sock).type_ == SOCK_STREAM && (*ctx.sock).protocol == u32::from(IPPROTO_TCP) } {
         socket.flags |= SOCKET_TCP;
-    }
-    if workload.binding.netns_cookie == 0 || namespace != workload.binding.netns_cookie {
-        socket.flags |= SOCKET_FOREIGN_NAMESPACE;
     }
     1
 }

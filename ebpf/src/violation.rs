@@ -24,6 +24,9 @@ pub(crate) struct Attempt {
     pub(crate) port: u16,
     pub(crate) protocol: u8,
     pub(crate) audit: bool,
+    slot: u32,
+    ruleset: u32,
+    generation: u32,
 }
 
 const NO_ADDRESS: Address = Address { high: 0, low: 0 };
@@ -32,6 +35,7 @@ impl Attempt {
     /// One whose source is not chosen yet.
     #[inline(always)]
     pub(crate) fn unsent(
+        workload: &Workload,
         destination: Address,
         protocol: u8,
         port: u16,
@@ -47,24 +51,31 @@ impl Attempt {
             port,
             protocol,
             audit: false,
+            slot: workload.slot,
+            ruleset: workload.ruleset,
+            generation: workload.generation,
         }
     }
 }
 
 /// Counts a violation, and quarantines the workload there and then when it crosses a threshold.
 #[inline(always)]
-pub(crate) fn count(slot: u32, attempt: &Attempt) {
+pub(crate) fn count(attempt: &Attempt) {
     // SAFETY: `attempt` is on the program's stack.
-    unsafe { count_violation(slot, attempt) };
+    unsafe { count_violation(attempt) };
 }
 
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn count_violation(slot: u32, attempt: *const Attempt) -> u32 {
+unsafe extern "C" fn count_violation(attempt: *const Attempt) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(attempt) = (unsafe { attempt.as_ref() }) else { return 0 };
-    let Some(workload) = &Workload::at(slot) else { return 0 };
+    let Some(mut workload) = Workload::at(attempt.slot) else { return 0 };
+    // Those by which the attempt was judged, and not those of a swap since.
+    workload.ruleset = attempt.ruleset;
+    workload.generation = attempt.generation;
+    let workload = &workload;
     let now = boot_ns();
     let reason = bounded(attempt.verdict.reason as usize, REASON_SLOTS);
     let protocol = bounded(Protocol::from_ip(attempt.protocol) as usize, Protocol::ALL.len());
@@ -129,7 +140,7 @@ fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
         count: number + 1,
         since: taken.wrapping_sub(number),
         forgiven,
-        ruleset: workload.binding.ruleset,
+        ruleset: workload.ruleset,
         audit,
         crossed: false,
     };
@@ -215,7 +226,7 @@ fn record(workload: &Workload, attempt: &Attempt, now: u64, crossed: bool) {
         destination: attempt.destination.to_bytes(),
         process: attempt.process,
         slot: workload.slot,
-        generation: workload.binding.generation,
+        generation: workload.generation,
         rule: attempt.verdict.rule,
         source_port: attempt.source_port,
         port: attempt.port,

@@ -11,8 +11,7 @@ use egress_warden_common::Address;
 use egress_warden_common::limits::MAX_CGROUP_DEPTH;
 use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Process, SOCKET_FOREIGN_NAMESPACE,
-    SOCKET_NAMESPACE_KNOWN, SocketState, State,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Process, SOCKET_TCP, SocketState, State,
 };
 
 use crate::atomic;
@@ -23,6 +22,10 @@ use crate::rules::KernelWords;
 #[derive(Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) slot: u32,
+    /// Where its ruleset begins, and which one it is: read once, so that all that is done for a packet or a call is done
+    /// by one ruleset.
+    pub(crate) ruleset: u32,
+    pub(crate) generation: u32,
     pub(crate) binding: &'static Binding,
     pub(crate) state: *mut State,
 }
@@ -34,7 +37,10 @@ impl Workload {
         if binding.flags & BINDING_ACTIVE == 0 {
             return None;
         }
-        Some(Self { slot, binding, state: STATES.get_ptr_mut(slot)? })
+        // SAFETY: the first two fields, which are one aligned word.
+        let word = unsafe { atomic::load(ptr::from_ref(binding).cast()) };
+        let (ruleset, generation) = (word as u32, (word >> 32) as u32);
+        Some(Self { slot, ruleset, generation, binding, state: STATES.get_ptr_mut(slot)? })
     }
 
     /// The workload of the running task: the innermost known cgroup on its way to the root.
@@ -59,7 +65,27 @@ impl Workload {
     /// The workload that this socket belongs to, from what is remembered with it.
     #[inline(always)]
     pub(crate) fn of_socket(socket: Option<&SocketState>) -> Option<Self> {
-        Self::known(socket?.slot)
+        let socket = socket?;
+        let workload = Self::known(socket.slot)?;
+        // The slot was given to another workload since.
+        if workload.binding.serial == socket.serial { Some(workload) } else { None }
+    }
+
+    /// Notes that a socket is this workload's. What was remembered of it under another does not count.
+    #[inline(always)]
+    pub(crate) fn claim(&self, socket: &mut SocketState) {
+        socket.slot = self.slot + 1;
+        socket.serial = self.binding.serial;
+        socket.flags &= SOCKET_TCP;
+        socket.allowed_generation = 0;
+        socket.counted_valid = 0;
+    }
+
+    /// The flags of a socket, with [`OWN_NAMESPACE`] where it was made in the workload's own network namespace.
+    #[inline(always)]
+    pub(crate) fn flags_of(&self, socket: &SocketState) -> u32 {
+        let own = socket.netns_cookie != 0 && socket.netns_cookie == self.binding.netns_cookie;
+        if own { socket.flags | OWN_NAMESPACE } else { socket.flags }
     }
 
     #[inline(always)]
@@ -76,7 +102,7 @@ impl Workload {
     /// Does the workload's policy only watch? A ruleset that cannot be read enforces.
     #[inline(always)]
     pub(crate) fn is_audit(&self) -> bool {
-        Ruleset::new(&KernelWords, self.binding.ruleset).flags().unwrap_or(0) & FLAG_AUDIT != 0
+        Ruleset::new(&KernelWords, self.ruleset).flags().unwrap_or(0) & FLAG_AUDIT != 0
     }
 
     /// Is this an address of the workload's own network namespace?
@@ -150,16 +176,19 @@ unsafe extern "C" fn step_packet(depth: u64, walk: *mut c_void) -> i64 {
 
 #[inline(always)]
 fn look_up(id: u64, walk: &mut Ancestors) -> i64 {
-    // SAFETY: the value is a number that is written once, before the programs are attached.
+    // SAFETY: the value is a number that is written once, before its cgroup's programs are attached.
     let Some(slot) = (unsafe { WORKLOADS.get(id) }) else { return 0 };
     walk.slot_plus_one = *slot + 1;
     1
 }
 
-/// Was the socket made in the workload's own network namespace? "Unknown" is not "yes".
+/// Beside the flags of a socket: it was made in the workload's own network namespace. "Unknown" is not "yes".
+pub(crate) const OWN_NAMESPACE: u32 = 1 << 30;
+
+/// Was the socket made in the workload's own network namespace?
 #[inline(always)]
 pub(crate) const fn in_own_namespace(socket_flags: u32) -> bool {
-    socket_flags & (SOCKET_NAMESPACE_KNOWN | SOCKET_FOREIGN_NAMESPACE) == SOCKET_NAMESPACE_KNOWN
+    socket_flags & OWN_NAMESPACE != 0
 }
 
 /// Adds one to a counter in the state of a [`Workload`], and gives what was there before.

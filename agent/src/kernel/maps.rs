@@ -97,7 +97,7 @@ impl Enforcer {
         if namespace.is_host {
             flags |= BINDING_HOST_NAMESPACE;
         }
-        let binding = Binding { ruleset, generation, netns_cookie: namespace.cookie, flags, reserved: 0 };
+        let binding = Binding { ruleset, generation, netns_cookie: namespace.cookie, flags, serial: 0 };
         self.maps.bindings.set(slot, Wire(binding), 0).map_err(KernelError::map("BINDINGS"))?;
         self.maps.workloads.insert(cgroup_id, slot, 0).map_err(KernelError::map("WORKLOADS"))
     }

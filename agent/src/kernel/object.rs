@@ -77,6 +77,7 @@ impl Enforcer {
             .map_max_entries("BINDINGS", sizes.workloads)
             .map_max_entries("STATES", sizes.workloads)
             .map_max_entries("REFUSED", sizes.refused_destinations)
+            .map_max_entries("CGROUPS", 4096)
             .load(OBJECT)
             .map_err(refused_object)?;
         load_all(&mut ebpf)?;

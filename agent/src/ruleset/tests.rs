@@ -33,7 +33,7 @@ fn neighbours_with_the_same_class_share_a_boundary() {
     let halves = compile(&policy(vec![tcp_rule(halves, 443, 443)])).unwrap();
     assert_eq!(whole.words, halves.words);
     // The same in every process and on every machine; it changes with the layout only.
-    assert_eq!([whole.hash(), halves.hash()], [0x18a2_6fe9_397b_2633; 2]);
+    assert_eq!([whole.hash(), halves.hash()], [0x4a6c_7deb_f323_750c; 2]);
     assert_eq!((whole.usage.v4_boundaries, whole.usage.v6_boundaries), (3, 1));
     assert_eq!((whole.usage.classes, whole.usage.intervals), (2, 1));
 }

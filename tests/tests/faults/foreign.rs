@@ -54,7 +54,10 @@ crossing.settimeout(2)
 say("calling")
 say(how(lambda: crossing.connect(("10.77.2.2", 91))))
 datagram = udp("0.0.0.0", 0)
-say(how(lambda: datagram.sendto(MARK, ("10.77.2.2", 90))))
+for _ in range(5):
+    say(how(lambda: datagram.sendto(MARK, ("10.77.2.2", 90))))
+datagram.connect(("10.77.2.2", 90))
+say(how(lambda: datagram.send(MARK)))
 allowed = tcp("10.77.3.2", 90)
 say(allowed.recv(9).decode())
 "#;
@@ -97,11 +100,13 @@ fn an_undone_refusal_is_refused_at_egress_and_counted_once() -> Result<()> {
     let met = outside.enter(|| calls_from(outside.at(91), job.at(600)))?;
     assert!(!met, "nobody answers");
     program.expect("ETIMEDOUT")?;
-    program.expect("EPERM")?;
+    for _ in 0..6 {
+        program.expect("EPERM")?;
+    }
     program.expect("welcome")?;
     let report = program.finish()?;
-    // Each connection once. The datagram twice, by sendmsg and by egress: the former cannot know that it is undone.
-    report.assert_refused(&[("not_allowlisted", 5)]);
+    // Each of three connections and of six datagrams once, although both sendmsg and egress refuse five of them.
+    report.assert_refused(&[("not_allowlisted", 9)]);
     wire.settle(job, allowed.at(9))?;
     let away = |frame: &egress_warden_tests::Frame| {
         frame.is_to_host(outside.v4.into()) && matches!(frame.destination_port, Some(90 | 91))

@@ -22,7 +22,7 @@ def reach(host, port):
         made.sendto(MARK, (host, port))
         made.recv(100)
     return how(lambda: tcp(host, port, family).close()) + "," + how(ask)
-for host in ["10.77.2.2", "fd77:2::2", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::"]:
+for host in ["10.77.2.2", "fd77:2::2", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "10.77.1.2", "fd77:1::2"]:
     say(host, reach(host, 81))
 say(how(lambda: tcp("127.0.0.1", 82)))
 "#;
@@ -51,7 +51,7 @@ fn reaches(entries: &[&str], named: &str, refused: &[(&str, u64)]) -> Result<All
         program.expect(&format!("{host} ok,ok"))?;
     }
     program.expect(&format!("127.0.0.1 {named}"))?;
-    for host in ["127.9.9.9", "::1", "0.0.0.0", "::"] {
+    for host in ["127.9.9.9", "::1", "0.0.0.0", "::", "10.77.1.2", "fd77:1::2"] {
         program.expect(&format!("{host} EPERM,EPERM"))?;
     }
     program.expect("EPERM")?;
@@ -63,7 +63,7 @@ fn reaches(entries: &[&str], named: &str, refused: &[(&str, u64)]) -> Result<All
 
 #[test]
 fn the_world_opens_no_loopback() -> Result<()> {
-    let lists = reaches(&[WORLD], "EPERM,EPERM", &[("loopback_denied", 11)])?;
+    let lists = reaches(&[WORLD], "EPERM,EPERM", &[("loopback_denied", 15)])?;
     for to in ["127.0.0.1:81", "127.9.9.9:81", "[::1]:81", "0.0.0.0:81", "[::]:81", "127.0.0.1:81/udp"] {
         assert_eq!(explained(&lists, to)?, 3, "{to}");
     }
@@ -75,7 +75,7 @@ fn the_world_opens_no_loopback() -> Result<()> {
 
 #[test]
 fn an_entry_that_names_loopback_opens_just_that() -> Result<()> {
-    let refused = [("loopback_denied", 8), ("port_not_allowed", 1), ("protocol_not_allowed", 1)];
+    let refused = [("loopback_denied", 12), ("port_not_allowed", 1), ("protocol_not_allowed", 1)];
     let lists = reaches(&[WORLD, NAMED], "ok,EPERM", &refused)?;
     assert_eq!(explained(&lists, "127.0.0.1:81")?, 0);
     for to in ["127.0.0.1:82", "127.0.0.1:81/udp", "127.0.0.2:81", "[::1]:81"] {
