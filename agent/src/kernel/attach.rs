@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use super::KernelError;
+use super::bpf::bpf;
 
-const BPF_PROG_ATTACH: libc::c_long = 8;
-const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const ALLOW_MULTI: u32 = 2;
 
 /// Where a program is attached.
@@ -23,7 +24,7 @@ pub struct Hook {
     /// What people call the hook.
     pub name: &'static str,
     /// The kernel's number for it.
-    attach_type: u32,
+    pub(super) attach_type: u32,
 }
 
 const fn hook(program: &'static str, name: &'static str, attach_type: u32) -> Hook {
@@ -121,7 +122,7 @@ pub(super) fn attach(cgroup: BorrowedFd<'_>, hook: &Hook, program: BorrowedFd<'_
         attach_flags: ALLOW_MULTI,
         ..AttachAttr::default()
     };
-    bpf(BPF_PROG_ATTACH, &mut attr)
+    bpf(BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
 /// The attach flags of a hook on this cgroup, and the ids of the programs there.
@@ -137,15 +138,8 @@ fn query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(u32, Vec<u32>)
     match bpf(BPF_PROG_QUERY, &mut attr) {
         // More programs than places: the ids that fit are there.
         Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
-        other => other?,
+        other => drop(other?),
     }
     let count = (attr.count as usize).min(ids.len());
     Ok((attr.attach_flags, ids[..count].to_vec()))
-}
-
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
-    // SAFETY: `attr` is a zero-padded prefix of the kernel's `union bpf_attr`, its size is passed along, and whatever it
-    // points at outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -2,10 +2,12 @@
 //! The only module that knows aya, and the only one in which `unsafe` is allowed.
 
 mod attach;
+mod bpf;
 pub mod clock;
 mod error;
 mod maps;
 mod namespace;
+mod node;
 mod object;
 mod probe;
 pub mod sys;
@@ -13,5 +15,6 @@ pub mod sys;
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;
 pub use namespace::OwnNamespace;
+pub use node::{Adopted, CgroupHint, Node, NodeOptions, detach};
 pub use object::{Enforcer, Preparation, Sizes};
 pub use probe::{MINIMUM_KERNEL, Probe};

@@ -53,39 +53,81 @@ fn look_away() {
     let _ = unshare(CloneFlags::CLONE_FS).and_then(|()| chroot("/proc/self/task"));
 }
 
+/// The maps that outlive the agent, by name.
+pub(super) const PINNED_MAPS: [&str; 12] = [
+    "WORKLOADS",
+    "BINDINGS",
+    "STATES",
+    "WORDS",
+    "LOCALS",
+    "REFUSED",
+    "RECORDS",
+    "CLOCK",
+    "SOCKETS",
+    "UDP_FLOWS",
+    "CGROUPS",
+    "CGROUPS_LOST",
+];
+
+/// The programs' diagnostics, on their way to the [`log`] crate.
+pub(super) type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// Makes the maps, or opens those that are pinned in `pins`, and loads every program.
+pub(super) fn load_object(
+    preparation: Preparation,
+    sizes: Sizes,
+    log: bool,
+    pins: Option<&Path>,
+) -> Result<(Ebpf, Option<Logger>), KernelError> {
+    Probe::new()?.check()?;
+    let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
+    // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
+    let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
+    loader
+        // Nothing in the object is relocated against the kernel's types, whether they were read or not.
+        .btf(None)
+        .override_global(aya_log::LEVEL, level, true)
+        .map_max_entries("WORDS", sizes.words.max(1))
+        .map_max_entries("WORKLOADS", sizes.workloads)
+        .map_max_entries("BINDINGS", sizes.workloads)
+        .map_max_entries("STATES", sizes.workloads)
+        .map_max_entries("REFUSED", sizes.refused_destinations);
+    match pins {
+        Some(pins) => {
+            for map in PINNED_MAPS {
+                loader.map_pin_path(map, pins.join(map));
+            }
+        }
+        // Nobody listens to it.
+        None => {
+            loader.map_max_entries("CGROUPS", SMALLEST_RING);
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(refused_object)?;
+    load_all(&mut ebpf)?;
+    let logger = if log {
+        Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
+    } else {
+        None
+    };
+    Ok((ebpf, logger))
+}
+
+/// Bytes of a page, which every ring buffer has at least.
+const SMALLEST_RING: u32 = 4096;
+
 /// The programs, loaded and verified, with their maps. It exists only when every program was accepted.
 pub struct Enforcer {
     ebpf: Ebpf,
     pub(super) maps: Maps,
     records: RingBuf<MapData>,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<Logger>,
 }
 
 impl Enforcer {
     /// Loads every program. `log` turns on the programs' own diagnostics, which go to the [`log`] crate.
     pub fn load(preparation: Preparation, sizes: Sizes, log: bool) -> Result<Self, KernelError> {
-        Probe::new()?.check()?;
-        let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
-        // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
-        let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
-        let mut ebpf = loader
-            // Nothing in the object is relocated against the kernel's types, whether they were read or not.
-            .btf(None)
-            .override_global(aya_log::LEVEL, level, true)
-            .map_max_entries("WORDS", sizes.words.max(1))
-            .map_max_entries("WORKLOADS", sizes.workloads)
-            .map_max_entries("BINDINGS", sizes.workloads)
-            .map_max_entries("STATES", sizes.workloads)
-            .map_max_entries("REFUSED", sizes.refused_destinations)
-            .map_max_entries("CGROUPS", 4096)
-            .load(OBJECT)
-            .map_err(refused_object)?;
-        load_all(&mut ebpf)?;
-        let logger = if log {
-            Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
-        } else {
-            None
-        };
+        let (mut ebpf, logger) = load_object(preparation, sizes, log, None)?;
         let maps = Maps::take(&mut ebpf)?;
         let records = take(&mut ebpf, "RECORDS")?;
         let records = RingBuf::try_from(records).map_err(KernelError::map("RECORDS"))?;
@@ -125,20 +167,24 @@ impl Enforcer {
     }
 
     /// The records written since the last call.
-    pub fn drain_records(&mut self, mut each: impl FnMut(&Record)) {
-        while let Some(bytes) = self.records.next() {
-            // A record of another length would be of another ABI, which loading has ruled out.
-            if bytes.len() == size_of::<Record>() {
-                // SAFETY: the length was checked, every bit pattern is a valid `Record`, and it is read unaligned.
-                each(&unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
-            }
-        }
+    pub fn drain_records(&mut self, each: impl FnMut(&Record)) {
+        drain_records(&mut self.records, each);
     }
 
     /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
     pub fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
+        }
+    }
+}
+
+pub(super) fn drain_records(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Record)) {
+    while let Some(bytes) = ring.next() {
+        // A record of another length would be of another ABI, which loading has ruled out.
+        if bytes.len() == size_of::<Record>() {
+            // SAFETY: the length was checked, every bit pattern is a valid `Record`, and it is read unaligned.
+            each(&unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
         }
     }
 }
@@ -185,7 +231,7 @@ fn refused_object(error: EbpfError) -> KernelError {
     }
 }
 
-fn refused_program(program: &'static str, error: &ProgramError) -> KernelError {
+pub(super) fn refused_program(program: &'static str, error: &ProgramError) -> KernelError {
     match errno(error) {
         Some(libc::EPERM) => KernelError::NotPermitted,
         _ => KernelError::Program { program, reason: last_lines(&error.to_string(), 6) },

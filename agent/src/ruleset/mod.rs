@@ -49,9 +49,7 @@ impl Compiled {
     /// It tells rulesets apart for people and metrics; nothing is decided by it.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
-        bytes
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        hash(&self.words)
     }
 
     /// What this rule number means; `None` where a verdict names no rule.
@@ -67,6 +65,12 @@ impl Compiled {
     }
 }
 
+/// See [`Compiled::hash`].
+pub(crate) fn hash(words: &[u64]) -> u64 {
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// What a rule number means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleInfo {
@@ -78,6 +82,14 @@ pub struct RuleInfo {
     pub why: String,
     /// Does it allow or refuse?
     pub kind: RuleKind,
+}
+
+impl RuleInfo {
+    /// Where it was written, or what a built-in refusal protects: what a record says of it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.origin.as_ref().map_or_else(|| self.why.clone(), ToString::to_string)
+    }
 }
 
 impl fmt::Display for RuleInfo {
