@@ -9,6 +9,7 @@ pub mod cli;
 pub mod enforce;
 pub mod exec;
 pub mod kernel;
+mod mountinfo;
 pub mod policy;
 pub mod records;
 pub mod ruleset;

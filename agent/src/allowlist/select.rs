@@ -9,6 +9,7 @@ use super::scalar::{boolean, shorten, text};
 use super::source::Located;
 use super::tree::Node;
 use crate::workload::Pod;
+use crate::workload::pattern::Pattern;
 
 /// A selector in a form that can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -158,8 +159,8 @@ fn cgroup(node: &Node, report: &mut Report) -> Option<String> {
         "write the path below the cgroup2 mount, such as /system.slice/train-*.service"
     } else if inside.split('/').any(|part| matches!(part, "" | "." | "..")) {
         "write the path without empty parts, `.` and `..`"
-    } else if inside.matches('[').count() != inside.matches(']').count() {
-        "close the bracket; * ? and [a-z] match inside one part of the path"
+    } else if Pattern::new(inside).is_err() {
+        "* ? and [a-z] match inside one part of the path, ** any number of parts; close every bracket"
     } else {
         return Some(inside.to_owned());
     };

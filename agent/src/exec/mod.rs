@@ -15,7 +15,6 @@ mod init;
 pub mod jail;
 mod janitor;
 mod message;
-mod mountinfo;
 mod mounts;
 mod remove;
 pub mod run;

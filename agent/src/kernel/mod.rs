@@ -11,6 +11,7 @@ mod node;
 mod object;
 mod probe;
 pub mod sys;
+mod wait;
 
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;
@@ -18,3 +19,4 @@ pub use namespace::OwnNamespace;
 pub use node::{Adopted, CgroupHint, Node, NodeOptions, detach};
 pub use object::{Enforcer, Preparation, Sizes};
 pub use probe::{MINIMUM_KERNEL, Probe};
+pub use wait::readable;
