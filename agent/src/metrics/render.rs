@@ -25,6 +25,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 type Labels = Vec<String>;
 /// Figures by labels: a page that names one series twice is refused whole.
 type Series = BTreeMap<Labels, u64>;
+/// One of a workload's counters.
+type Counted = fn(&State) -> u64;
 
 /// The page.
 ///
@@ -33,6 +35,7 @@ type Series = BTreeMap<Labels, u64>;
 pub fn render(snapshot: &Snapshot) -> prometheus::Result<String> {
     let mut page = Page::default();
     violations(&mut page, snapshot);
+    counters(&mut page, snapshot);
     quarantine(&mut page, snapshot);
     workloads(&mut page, snapshot);
     allowlists(&mut page, snapshot);
@@ -111,14 +114,18 @@ fn violations(page: &mut Page, snapshot: &Snapshot) {
         *node.entry(labels([&cell.policy, mode(cell.mode), cell.reason.name()])).or_default() += cell.count;
     }
     page.series(&metric::NODE_VIOLATIONS, node);
-    let counted: [(&Metric, fn(&State) -> u64); 5] = [
+}
+
+/// What the kernel counts of a workload besides violations.
+fn counters(page: &mut Page, snapshot: &Snapshot) {
+    let counters: [(&Metric, Counted); 5] = [
         (&metric::REFUSED_DESTINATIONS_LOST, |state| state.destinations_lost),
         (&metric::REPLIES_REFUSED, |state| state.replies_refused),
         (&metric::FORGED_DROPPED, |state| state.forged_dropped),
         (&metric::UDP_FLOWS_EVICTED, |state| state.udp_flows_evicted),
         (&metric::STORAGE_FAILED, |state| state.storage_failed),
     ];
-    for (metric, count) in counted {
+    for (metric, count) in counters {
         page.series(metric, per_workload(snapshot, |workload| vec![(Labels::new(), count(&workload.state))]));
     }
 }

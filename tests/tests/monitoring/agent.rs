@@ -8,12 +8,15 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use egress_warden::enforce::snapshot::{
-    Delays, MapUsage, NodeViolations, PolicyStatus, Reload, RulesFrom, Snapshot,
+    Delays, MapUsage, NodeViolations, PolicyStatus, Reload, RulesFrom, Snapshot, Tier, WorkloadStatus,
 };
 use egress_warden::enforce::{Handle, Request};
 use egress_warden::http;
 use egress_warden::policy::Mode;
 use egress_warden_common::Reason;
+use egress_warden_common::limits::WINDOW_PLACES;
+use egress_warden_common::reason::{Protocol, REASON_SLOTS};
+use egress_warden_common::state::State;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -73,9 +76,44 @@ impl Drop for FakeAgent {
     }
 }
 
+/// A workload of which everything is counted, so that every metric has a series.
+fn workload() -> WorkloadStatus {
+    let state = State {
+        quarantined_at: 0,
+        would_quarantine_at: 0,
+        quarantine_rule: 0,
+        violations: 1,
+        forgiven: 0,
+        record_full_at: 0,
+        records_lost: 1,
+        destinations_lost: 1,
+        allowed: [1; Protocol::ALL.len()],
+        replies_refused: 1,
+        forged_dropped: 1,
+        udp_flows_evicted: 1,
+        storage_failed: 1,
+        counts: [[1; Protocol::ALL.len()]; REASON_SLOTS],
+        window: [0; WINDOW_PLACES],
+    };
+    WorkloadStatus {
+        cgroup: 1,
+        path: "/job".into(),
+        pod: None,
+        label: "/job".to_owned(),
+        policy: "training".to_owned(),
+        mode: Mode::Enforce,
+        ruleset: 0xfeed,
+        tier: Tier::Cgroup,
+        enforced_since: Some(SystemTime::now()),
+        failure: None,
+        quarantine: None,
+        state: Box::new(state),
+    }
+}
+
 fn snapshot(violations: u64) -> Snapshot {
     Snapshot {
-        workloads: Vec::new(),
+        workloads: vec![workload()],
         gone: Vec::new(),
         policies: vec![PolicyStatus {
             name: "training".to_owned(),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use egress_warden::metrics::catalogue::{EXPORTED, LATER, PREFIX};
+use egress_warden::metrics::catalogue::{EXPORTED, LATER, Metric, PREFIX};
 use serde_yaml::Value;
 
 use super::agent::FakeAgent;
@@ -59,7 +59,11 @@ fn the_rules_are_valid_and_do_what_their_cases_say() -> Result<()> {
 #[test]
 fn the_page_follows_the_conventions() -> Result<()> {
     let agent = FakeAgent::start()?;
-    promtool(&["check", "metrics"], &answer(agent.address(), "/metrics")?)
+    let page = answer(agent.address(), "/metrics")?;
+    for metric in EXPORTED {
+        assert!(page.contains(&format!("# TYPE {} ", metric.full_name())), "no {} in\n{page}", metric.name);
+    }
+    promtool(&["check", "metrics"], &page)
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> Re
 
 #[test]
 fn alerts_name_only_metrics_of_the_catalogue() -> Result<()> {
-    let known: BTreeSet<String> = EXPORTED.iter().chain(LATER).map(|metric| metric.full_name()).collect();
+    let known: BTreeSet<String> = EXPORTED.iter().chain(LATER).map(Metric::full_name).collect();
     for alert in alerts()? {
         let expression = text(&alert["expr"], "expr")?;
         let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
