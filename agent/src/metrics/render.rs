@@ -53,7 +53,7 @@ impl Page {
         self.family(metric, vec![sample(metric, labels, value)]);
     }
 
-    fn series(&mut self, metric: &Metric, series: Series) {
+    fn series(&mut self, metric: &Metric, series: impl IntoIterator<Item = (Labels, u64)>) {
         #[expect(clippy::cast_precision_loss, reason = "the format's figures are doubles")]
         let samples =
             series.into_iter().map(|(labels, value)| sample(metric, labels, value as f64)).collect();
@@ -146,20 +146,32 @@ fn violations_of(workload: &WorkloadStatus) -> Vec<(Labels, u64)> {
 
 /// Figures of workloads that are not zero. A workload may have taken the path of one that is gone: the newer one's
 /// figure replaces the older one's, which Prometheus takes for a counter that began again.
-fn per_workload(snapshot: &Snapshot, figures: impl Fn(&WorkloadStatus) -> Vec<(Labels, u64)>) -> Series {
-    let cells = |workload: &WorkloadStatus| {
-        let figures = figures(workload).into_iter().filter(|(_, count)| *count > 0);
-        let whose = labels_of(workload);
-        figures.map(move |(more, count)| ([whose.clone(), more].concat(), count)).collect::<Vec<_>>()
+///
+/// By workload first: all labels in one key would spend most of a scrape on comparing their common beginnings.
+fn per_workload(
+    snapshot: &Snapshot,
+    figures: impl Fn(&WorkloadStatus) -> Vec<(Labels, u64)>,
+) -> impl Iterator<Item = (Labels, u64)> {
+    let counted = |workload: &WorkloadStatus| {
+        let figures: Vec<_> = figures(workload).into_iter().filter(|(_, count)| *count > 0).collect();
+        (!figures.is_empty()).then(|| (labels_of(workload), figures))
     };
-    let mut series: Series = snapshot.gone.iter().flat_map(cells).collect();
-    let mut present = Series::new();
-    // Paths that differ only in what cannot be shown have one name here.
-    for (labels, count) in snapshot.workloads.iter().flat_map(cells) {
-        *present.entry(labels).or_default() += count;
+    let mut all: BTreeMap<Labels, Series> = BTreeMap::new();
+    for (whose, figures) in snapshot.gone.iter().filter_map(counted) {
+        all.entry(whose).or_default().extend(figures);
     }
-    series.extend(present);
-    series
+    let mut present: BTreeMap<Labels, Series> = BTreeMap::new();
+    for (whose, figures) in snapshot.workloads.iter().filter_map(counted) {
+        let series = present.entry(whose).or_default();
+        // Paths that differ only in what cannot be shown have one name here.
+        figures.into_iter().for_each(|(more, count)| *series.entry(more).or_default() += count);
+    }
+    for (whose, series) in present {
+        all.entry(whose).or_default().extend(series);
+    }
+    all.into_iter().flat_map(|(whose, series)| {
+        series.into_iter().map(move |(more, count)| (whose.iter().cloned().chain(more).collect(), count))
+    })
 }
 
 fn quarantine(page: &mut Page, snapshot: &Snapshot) {
@@ -231,7 +243,7 @@ fn allowlists(page: &mut Page, snapshot: &Snapshot) {
         let hash = format!("{:016x}", policy.ruleset);
         (labels([policy.name.as_str(), hash.as_str()]), 1)
     });
-    page.series(&metric::RULESET_INFO, hashes.collect());
+    page.series(&metric::RULESET_INFO, hashes.collect::<Series>());
 }
 
 fn kernel(page: &mut Page, snapshot: &Snapshot) {

@@ -111,9 +111,9 @@ fn a_path_can_neither_forge_a_series_nor_reach_a_terminal() {
     assert!(page.contains(r#"workload="/a\"} 1\\u{a}ready 1\\u{1b}[2J\\\\u{202e}""#), "{page}");
 }
 
-/// What ships is optimised, and has to reach the figure of the design. Without optimisation the same work takes some
-/// forty milliseconds; the limit there only catches work that grows faster than the page.
-const PAGE_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 20 });
+/// What ships has to reach the figure of the design. This test usually runs without optimisation and beside others, so
+/// there the limit leaves room, and catches only work that grows faster than the page.
+const PAGE_TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 20 });
 
 #[test]
 fn a_page_of_250_workloads_is_written_in_time() {
