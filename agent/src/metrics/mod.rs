@@ -1,6 +1,6 @@
 //! Metrics: what the agent knows at one moment, as Prometheus reads it.
 //!
-//! [`catalogue`] declares every metric once; [`render`] can write no other, and [`docs`] writes docs/metrics.md from it.
+//! [`catalogue`] declares every metric once; [`mod@render`] can write no other, and [`docs`] writes docs/metrics.md from it.
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
