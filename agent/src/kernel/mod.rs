@@ -4,6 +4,7 @@
 mod attach;
 mod bpf;
 pub mod clock;
+pub mod diag;
 mod error;
 mod maps;
 mod namespace;

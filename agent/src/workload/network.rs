@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::finder::processes;
+use super::cgroup_tree::processes;
 use super::mount::CgroupMount;
 use super::{Change, Workload};
 use crate::kernel::{OwnNamespace, readable};
