@@ -68,6 +68,11 @@ impl Reconciler {
         self.node.reserve(&rulesets).map_err(ApplyError::Full)
     }
 
+    /// The files say what is in force already.
+    pub fn confirm(&mut self) {
+        self.reload = Reload { at: SystemTime::now(), outcome: Ok(()), source: RulesFrom::Files };
+    }
+
     /// The files are not valid, or cannot be put in force. What is in force stays.
     pub fn refuse(&mut self, errors: String) {
         error!(errors, in_force = ?self.reload.source, "the allowlists in the files are not in force");

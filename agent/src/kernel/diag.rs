@@ -56,13 +56,13 @@ pub struct Ended {
 /// # Errors
 /// Where the kernel cannot be asked, or has no `CONFIG_INET_DIAG_DESTROY`.
 pub fn end_connections(
-    namespace: File,
+    namespace: &File,
     end: impl Fn(&Connection) -> bool + Sync,
 ) -> Result<Ended, KernelError> {
     // On a thread of its own, which ends there: this one stays where it is.
     let done = thread::scope(|scope| {
         let inside = scope.spawn(|| {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
             end_here(&end)
         });
         inside.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))

@@ -63,7 +63,7 @@ fn end_live(begin: &Begin<'_>) -> Result<(), ActionError> {
     let ends =
         |connection: &Connection| cgroups.contains(&connection.cgroup) && is_cut(begin, connection.remote);
     for namespace in namespaces(begin.directory).map_err(failed(begin.directory))? {
-        end_connections(namespace, &ends)?;
+        end_connections(&namespace, ends)?;
     }
     Ok(())
 }

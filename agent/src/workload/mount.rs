@@ -34,14 +34,14 @@ impl CgroupMount {
     /// Finds the mount that shows most of the hierarchy, or takes the one that the configuration names.
     pub fn find(configured: Option<&Path>) -> Result<Self, MountError> {
         let mounts = mountinfo::parse(&fs::read("/proc/self/mountinfo")?);
-        let of_v2 = mounts.into_iter().filter(|mount| mount.kind == "cgroup2" && mount.is_reachable());
+        let mut of_v2 = mounts.into_iter().filter(|mount| mount.kind == "cgroup2" && mount.is_reachable());
         if let Some(point) = configured {
             let kind = statfs(point).map(|found| found.filesystem_type());
             if kind != Ok(CGROUP2_SUPER_MAGIC) {
                 return Err(MountError::NotThere(point.to_owned()));
             }
             // Only a mount's own point says which part of the hierarchy it shows.
-            let root = of_v2.filter(|mount| mount.point == point).last().map(|mount| mount.root);
+            let root = of_v2.rfind(|mount| mount.point == point).map(|mount| mount.root);
             return Ok(Self { point: point.to_owned(), root: root.unwrap_or_else(|| "/".into()) });
         }
         let widest = of_v2.min_by_key(|mount| mount.root.components().count()).ok_or(MountError::None)?;
