@@ -15,7 +15,7 @@ mod init;
 pub mod jail;
 mod janitor;
 mod message;
-mod mountinfo;
+pub(crate) mod mountinfo;
 mod mounts;
 mod remove;
 pub mod run;

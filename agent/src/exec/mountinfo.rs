@@ -9,21 +9,21 @@ use rustix::io::Errno;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// The kernel's number of the mount.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// Which directory of the filesystem is its root.
-    pub(super) root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Where it is mounted.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
     /// The filesystem's type.
-    pub(super) kind: String,
+    pub(crate) kind: String,
 }
 
 impl Mount {
     /// Whether its mount point leads to this mount, and not to one that covers it. Where the kernel does not say, it does:
     /// better an unmount that fails than a way out that is taken for covered.
-    pub(super) fn is_reachable(&self) -> bool {
+    pub(crate) fn is_reachable(&self) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         match statx(CWD, &self.point, flags, StatxFlags::MNT_ID) {
             Ok(found) => found.stx_mask & StatxFlags::MNT_ID.bits() == 0 || found.stx_mnt_id == self.id,
@@ -33,7 +33,7 @@ impl Mount {
 }
 
 /// Parses a whole file, in the order of mounting. Lines that no kernel writes are left out.
-pub(super) fn parse(text: &[u8]) -> Vec<Mount> {
+pub(crate) fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
@@ -66,7 +66,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 }
 
 /// `path` of one mount's filesystem, seen through the mount; `None` where the mount does not show it.
-pub(super) fn through(mount: &Mount, path: &Path) -> Option<PathBuf> {
+pub(crate) fn through(mount: &Mount, path: &Path) -> Option<PathBuf> {
     let below = path.strip_prefix(&mount.root).ok()?;
     // An empty rest would leave a slash at the end.
     Some(if below.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(below) })

@@ -4,16 +4,20 @@
 //! descriptor of it, so a killed wrapper would free the workload for the moment until the workload is killed as well.
 //! What is attached this way stays as long as the cgroup does. aya knows links only, hence the system call here.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::statfs;
+
 use super::KernelError;
+use super::bpf::bpf;
 
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const ALLOW_MULTI: u32 = 2;
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +27,7 @@ pub struct Hook {
     /// What people call the hook.
     pub name: &'static str,
     /// The kernel's number for it.
-    attach_type: u32,
+    pub(super) attach_type: u32,
 }
 
 const fn hook(program: &'static str, name: &'static str, attach_type: u32) -> Hook {
@@ -58,6 +62,15 @@ impl Ancestor {
             .collect();
         found.reverse();
         found
+    }
+
+    /// Every directory above this cgroup, the mount of cgroup2 included.
+    pub(super) fn of(cgroup: BorrowedFd<'_>) -> Result<Vec<Self>, KernelError> {
+        let link = format!("/proc/self/fd/{}", cgroup.as_raw_fd());
+        let failed = |source| KernelError::Namespace { what: "the path of a cgroup", source };
+        let path = fs::read_link(link).map_err(failed)?;
+        let is_cgroup = |path: &&Path| statfs(*path).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
+        Ok(path.ancestors().skip(1).take_while(is_cgroup).map(|path| Self(path.to_owned())).collect())
     }
 
     /// Refuses an ancestor on which somebody's program sits without the multi flag: attached before ours it makes our
@@ -121,7 +134,7 @@ pub(super) fn attach(cgroup: BorrowedFd<'_>, hook: &Hook, program: BorrowedFd<'_
         attach_flags: ALLOW_MULTI,
         ..AttachAttr::default()
     };
-    bpf(BPF_PROG_ATTACH, &mut attr)
+    bpf(BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
 /// The attach flags of a hook on this cgroup, and the ids of the programs there.
@@ -137,15 +150,8 @@ fn query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(u32, Vec<u32>)
     match bpf(BPF_PROG_QUERY, &mut attr) {
         // More programs than places: the ids that fit are there.
         Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
-        other => other?,
+        other => drop(other?),
     }
     let count = (attr.count as usize).min(ids.len());
     Ok((attr.attach_flags, ids[..count].to_vec()))
-}
-
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
-    // SAFETY: `attr` is a zero-padded prefix of the kernel's `union bpf_attr`, its size is passed along, and whatever it
-    // points at outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

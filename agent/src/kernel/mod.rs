@@ -2,16 +2,21 @@
 //! The only module that knows aya, and the only one in which `unsafe` is allowed.
 
 mod attach;
+mod bpf;
 pub mod clock;
 mod error;
 mod maps;
+mod memory;
 mod namespace;
+pub mod node;
 mod object;
 mod probe;
 pub mod sys;
+mod tables;
 
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;
 pub use namespace::OwnNamespace;
+pub use node::Node;
 pub use object::{Enforcer, Preparation, Sizes};
 pub use probe::{MINIMUM_KERNEL, Probe};

@@ -49,9 +49,7 @@ impl Compiled {
     /// It tells rulesets apart for people and metrics; nothing is decided by it.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
-        bytes
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        hash(&self.words)
     }
 
     /// What this rule number means; `None` where a verdict names no rule.
@@ -65,6 +63,13 @@ impl Compiled {
     pub fn ruleset(&self) -> Ruleset<'_, [u64]> {
         Ruleset::new(&self.words, 0)
     }
+}
+
+/// [`Compiled::hash`] of words that were read back from the kernel.
+#[must_use]
+pub fn hash(words: &[u64]) -> u64 {
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// What a rule number means.

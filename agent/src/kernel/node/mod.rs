@@ -1,0 +1,308 @@
+//! Enforcement that outlives the agent: maps, programs and links are pinned, and whoever opens them next goes on where
+//! the last one stopped.
+//!
+//! The kernel is the only truth. What an agent knows of slots and rulesets it reads out of the maps when it starts; it
+//! keeps no file of its own. Whatever a killed agent left half-done is finished or taken back then.
+
+mod adopt;
+mod cgroup;
+mod directory;
+mod error;
+mod grace;
+mod link;
+mod programs;
+mod read;
+mod regions;
+mod slots;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapData, RingBuf};
+use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS};
+use egress_warden_common::ruleset::{FLAGS, FLAGS_MARK, HEADER_WORDS, LENGTH, VERSION};
+use egress_warden_common::state::{Binding, LocalKey};
+
+use self::directory::Directory;
+use self::programs::Programs;
+use self::regions::{Region, Regions};
+use self::slots::Slots;
+use self::watch::Watch;
+use super::attach::Ancestor;
+use super::maps::{Maps, binding_flags, local_keys};
+use super::object::Logger;
+use super::{KernelError, OwnNamespace, Sizes};
+
+pub use adopt::Adopted;
+pub use error::NodeError;
+pub use read::BY_HAND;
+
+/// Where the pins are and how large the maps are made.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Where the BPF file system is mounted; where none is, one will be.
+    pub bpffs: PathBuf,
+    /// The directory in it.
+    pub directory: String,
+    /// Sizes of maps that are not pinned yet; those that are keep theirs.
+    pub sizes: Sizes,
+    /// The programs' own diagnostics.
+    pub log: bool,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        let sizes = Sizes {
+            words: 1 << 21,
+            workloads: MAX_WORKLOADS,
+            refused_destinations: MAX_REFUSED_DESTINATIONS,
+        };
+        Self { bpffs: "/sys/fs/bpf".into(), directory: "egress-warden".into(), sizes, log: false }
+    }
+}
+
+/// What is pinned, held by the one agent that may write to it. Dropping it changes nothing in the kernel.
+pub struct Node {
+    directory: Directory,
+    programs: Programs,
+    maps: Maps,
+    records: RingBuf<MapData>,
+    watch: Option<Watch>,
+    logger: Option<Logger>,
+    regions: Regions,
+    slots: Slots,
+    workloads: BTreeMap<u64, Bound>,
+}
+
+/// What is known of a workload beside its binding.
+#[derive(Debug)]
+struct Bound {
+    slot: u32,
+    locals: Vec<LocalKey>,
+}
+
+impl Node {
+    /// Would all these rulesets fit beside those in force? What is in force stays until the last workload has left it.
+    pub fn reserve(&self, rulesets: &[&[u64]]) -> Result<(), KernelError> {
+        let (mut kept, mut missing) = (Vec::new(), Vec::new());
+        for words in rulesets.iter().copied().collect::<BTreeSet<_>>() {
+            match self.find(words, hash(words))? {
+                Some(region) => kept.push(region),
+                None => missing.push(words.len() as u32),
+            }
+        }
+        let (wanted, capacity) = (self.regions.room_for(missing, &kept), self.regions.capacity());
+        if wanted > u64::from(capacity) {
+            return Err(KernelError::Full {
+                map: "WORDS",
+                wanted: wanted as usize,
+                capacity: capacity as usize,
+            });
+        }
+        Ok(())
+    }
+
+    /// Enforces a ruleset on a cgroup. `path` is for messages. While the network namespace is not known, nothing inbound is
+    /// learnt and loopback counts as the node's own. Fails wholly or not at all.
+    pub fn enforce(
+        &mut self,
+        cgroup_id: u64,
+        cgroup: BorrowedFd<'_>,
+        path: &Path,
+        words: &[u64],
+        namespace: Option<&OwnNamespace>,
+    ) -> Result<(), NodeError> {
+        if self.workloads.contains_key(&cgroup_id) {
+            self.swap(cgroup_id, words)?;
+            return namespace.map_or(Ok(()), |namespace| self.set_namespace(cgroup_id, namespace));
+        }
+        for ancestor in Ancestor::of(cgroup)? {
+            ancestor.refuse_exclusive()?;
+        }
+        let region = self.place(words)?;
+        let slot = self.take_slot(cgroup_id)?;
+        self.regions.refer(region.base);
+        self.workloads.insert(cgroup_id, Bound { slot, locals: Vec::new() });
+        // Bound before attached: a program that runs finds its workload complete.
+        let done = self
+            .bind(cgroup_id, slot, region.base, namespace)
+            .and_then(|()| self.programs.link(&self.directory.links_of(cgroup_id), cgroup_id, cgroup, path));
+        if done.is_err() {
+            // The first error tells what is wrong; should taking back fail as well, the next start finishes it.
+            let _ = self.release(cgroup_id);
+        }
+        done
+    }
+
+    /// Gives a workload another ruleset; from the next packet on it is judged by that. False when it has it already.
+    pub fn swap(&mut self, cgroup_id: u64, words: &[u64]) -> Result<bool, NodeError> {
+        let slot = self.slot(cgroup_id)?;
+        let before = self.maps.bindings.get(slot)?;
+        let region = self.place(words)?;
+        if region.base == before.ruleset {
+            return Ok(false);
+        }
+        self.maps.bindings.swap(slot, region.base, next(before.generation))?;
+        self.regions.refer(region.base);
+        self.regions.forget(before.ruleset);
+        Ok(true)
+    }
+
+    /// Tells the programs of the workload's network namespace.
+    pub fn set_namespace(&mut self, cgroup_id: u64, namespace: &OwnNamespace) -> Result<(), NodeError> {
+        let slot = self.slot(cgroup_id)?;
+        let keys = local_keys(slot, namespace)?;
+        let bound = self.workloads.get_mut(&cgroup_id).ok_or(NodeError::NotEnforced(cgroup_id))?;
+        // New ones first: an address that stays is never missing.
+        for key in &keys {
+            if !bound.locals.contains(key) {
+                self.maps.list_local(*key)?;
+                bound.locals.push(*key);
+            }
+        }
+        let binding = self.maps.bindings.get(slot)?;
+        let flags = binding_flags(namespace.is_host);
+        let changed = Binding { netns_cookie: namespace.cookie, flags, ..binding };
+        if changed != binding {
+            self.maps.bindings.set(slot, changed)?;
+        }
+        let (stay, gone): (Vec<_>, Vec<_>) = bound.locals.drain(..).partition(|key| keys.contains(key));
+        bound.locals = stay;
+        gone.iter().try_for_each(|key| self.maps.unlist_local(*key)).map_err(NodeError::from)
+    }
+
+    /// Ends the enforcement of a cgroup, whether that still exists or not.
+    pub fn release(&mut self, cgroup_id: u64) -> Result<(), NodeError> {
+        let slot = self.slot(cgroup_id)?;
+        self.directory.remove_links(cgroup_id)?;
+        self.maps.unlist_workload(cgroup_id)?;
+        let binding = self.maps.bindings.get(slot)?;
+        self.maps.bindings.set(slot, Binding { netns_cookie: 0, flags: 0, ..binding })?;
+        self.regions.forget(binding.ruleset);
+        if let Some(bound) = self.workloads.remove(&cgroup_id) {
+            bound.locals.iter().try_for_each(|key| self.maps.unlist_local(*key))?;
+        }
+        self.maps.forget_refused(|other| other == slot)?;
+        self.slots.retire(slot);
+        Ok(())
+    }
+
+    /// Takes all enforcement of this version out of the kernel; tells of how many cgroups.
+    pub fn detach_all(self) -> Result<usize, NodeError> {
+        self.directory.remove(false)
+    }
+
+    fn slot(&self, cgroup_id: u64) -> Result<u32, NodeError> {
+        Ok(self.workloads.get(&cgroup_id).ok_or(NodeError::NotEnforced(cgroup_id))?.slot)
+    }
+
+    fn bind(
+        &mut self,
+        cgroup_id: u64,
+        slot: u32,
+        ruleset: u32,
+        namespace: Option<&OwnNamespace>,
+    ) -> Result<(), NodeError> {
+        let before = self.maps.bindings.get(slot)?;
+        let binding = Binding {
+            ruleset,
+            generation: next(before.generation),
+            netns_cookie: 0,
+            flags: binding_flags(true),
+            serial: next(before.serial),
+        };
+        self.maps.bindings.set(slot, binding)?;
+        if let Some(namespace) = namespace {
+            self.set_namespace(cgroup_id, namespace)?;
+        }
+        Ok(self.maps.list_workload(cgroup_id, slot)?)
+    }
+
+    /// A slot in which nothing is left of whoever had it before.
+    fn take_slot(&mut self, cgroup_id: u64) -> Result<u32, NodeError> {
+        if self.slots.needs_reclaim() {
+            self.reclaim()?;
+        }
+        let capacity = self.slots.capacity();
+        let full = KernelError::Full { map: "WORKLOADS", wanted: capacity + 1, capacity };
+        let slot = self.slots.take(cgroup_id).ok_or(full)?;
+        self.maps.clear_state(slot)?;
+        Ok(slot)
+    }
+
+    /// Where the ruleset stands. It is written there if it stands nowhere yet.
+    fn place(&mut self, words: &[u64]) -> Result<Region, NodeError> {
+        if length_in(words) != Some(words.len()) {
+            return Err(NodeError::Malformed(words.len()));
+        }
+        let hash = hash(words);
+        if let Some(region) = self.find(words, hash)? {
+            return Ok(region);
+        }
+        let length = words.len() as u32;
+        if let Some(region) = self.regions.take(length, hash) {
+            return self.write(region, words);
+        }
+        self.reserve(&[words])?;
+        self.reclaim()?;
+        let full = KernelError::Full {
+            map: "WORDS",
+            wanted: self.regions.in_force() as usize + words.len(),
+            capacity: self.regions.capacity() as usize,
+        };
+        let region = self.regions.take(length, hash).ok_or(full)?;
+        self.write(region, words)
+    }
+
+    fn write(&self, region: Region, words: &[u64]) -> Result<Region, NodeError> {
+        self.maps.words.write(region.base, words)?;
+        Ok(region)
+    }
+
+    fn find(&self, words: &[u64], hash: u64) -> Result<Option<Region>, KernelError> {
+        for region in self.regions.candidates(words.len(), hash) {
+            if self.maps.words.are(region.base, words)? {
+                return Ok(Some(region));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes everything available again that was freed: one wait for all of it.
+    fn reclaim(&mut self) -> Result<(), NodeError> {
+        grace::wait().map_err(|source| KernelError::Mapping { map: "map of maps", source })?;
+        self.regions.free_unused();
+        let retired = self.slots.reclaim();
+        // A program that was still running may have counted something after the workload's end.
+        self.maps.forget_refused(|slot| retired.contains(&slot)).map_err(NodeError::from)
+    }
+}
+
+/// Takes enforcement out of the kernel without an agent; tells of how many cgroups. Refuses while an agent runs.
+pub fn detach(bpffs: &Path, directory: &str, all_versions: bool) -> Result<usize, NodeError> {
+    Directory::existing(bpffs, directory)?.map_or(Ok(0), |directory| directory.remove(all_versions))
+}
+
+/// The next number; 0 stands for "none".
+fn next(number: u32) -> u32 {
+    number.checked_add(1).unwrap_or(1)
+}
+
+/// How long the ruleset that begins with these words says that it is.
+fn length_in(header: &[u64]) -> Option<usize> {
+    let whole = header.len() >= HEADER_WORDS as usize
+        && header[0] == VERSION
+        && header[FLAGS as usize] >> 32 == FLAGS_MARK >> 32;
+    let length = usize::try_from(*header.get(LENGTH as usize)?).ok()?;
+    (whole && length >= HEADER_WORDS as usize).then_some(length)
+}
+
+/// Finds equal rulesets again; they are compared as well.
+fn hash(words: &[u64]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(super::memory::bytes(words));
+    hasher.finish()
+}
