@@ -65,10 +65,9 @@ impl Ancestor {
     }
 
     /// Every directory above this cgroup, the mount of cgroup2 included.
-    pub(super) fn of(cgroup: BorrowedFd<'_>) -> Result<Vec<Self>, KernelError> {
+    pub(super) fn of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<Self>> {
         let link = format!("/proc/self/fd/{}", cgroup.as_raw_fd());
-        let failed = |source| KernelError::Namespace { what: "the path of a cgroup", source };
-        let path = fs::read_link(link).map_err(failed)?;
+        let path = fs::read_link(link)?;
         let is_cgroup = |path: &&Path| statfs(*path).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
         Ok(path.ancestors().skip(1).take_while(is_cgroup).map(|path| Self(path.to_owned())).collect())
     }

@@ -50,11 +50,6 @@ impl Maps {
         })
     }
 
-    /// Tells the programs what belongs to the workload's network namespace.
-    pub(super) fn list_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
-        self.locals.insert(Wire(key), 1, 0).map_err(KernelError::map("LOCALS"))
-    }
-
     pub(super) fn set_clock(&mut self, clock: WallClock) -> Result<(), KernelError> {
         self.clock.set(0, Wire(clock), 0).map_err(KernelError::map("CLOCK"))
     }
@@ -102,7 +97,7 @@ impl Enforcer {
         let flags = binding_flags(namespace.is_host);
         let binding = Binding { ruleset, generation, netns_cookie: namespace.cookie, flags, serial: 0 };
         self.maps.bindings.set(slot, binding)?;
-        self.maps.workloads.insert(cgroup_id, slot, 0).map_err(KernelError::map("WORKLOADS"))
+        self.maps.list_workload(cgroup_id, slot)
     }
 
     /// Tells the programs the wall clock.

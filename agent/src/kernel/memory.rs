@@ -52,10 +52,6 @@ impl Words {
         self.0.entries
     }
 
-    pub(super) fn map(&self) -> &MapData {
-        &self.0.map
-    }
-
     /// Writes a ruleset from index `base` on. No binding may point there.
     pub(super) fn write(&self, base: u32, words: &[u64]) -> Result<(), KernelError> {
         if let Some(mut target) = self.pages(base, words.len())? {

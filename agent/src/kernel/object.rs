@@ -221,7 +221,7 @@ pub(super) fn refused_program(program: &'static str, error: &ProgramError) -> Ke
 }
 
 // aya wraps the kernel's answer several times; the innermost `io::Error` is it.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {

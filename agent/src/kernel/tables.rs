@@ -11,11 +11,13 @@ use memmap2::MmapOptions;
 
 use super::KernelError;
 use super::maps::{Maps, Wire};
+use super::object::errno;
 
 impl Maps {
     /// Tells the programs which cgroup a slot belongs to.
     pub(super) fn list_workload(&mut self, cgroup_id: u64, slot: u32) -> Result<(), KernelError> {
-        self.workloads.insert(cgroup_id, slot, 0).map_err(KernelError::map("WORKLOADS"))
+        let done = self.workloads.insert(cgroup_id, slot, 0);
+        done.map_err(|error| full_or(error, self.workloads.map(), "WORKLOADS"))
     }
 
     pub(super) fn unlist_workload(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
@@ -25,6 +27,12 @@ impl Maps {
     /// Every cgroup with its slot.
     pub(super) fn listed_workloads(&self) -> Result<BTreeMap<u64, u32>, KernelError> {
         self.workloads.iter().collect::<Result<_, _>>().map_err(KernelError::map("WORKLOADS"))
+    }
+
+    /// Tells the programs what belongs to the workload's network namespace.
+    pub(super) fn list_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
+        let done = self.locals.insert(Wire(key), 1, 0);
+        done.map_err(|error| full_or(error, self.locals.map(), "LOCALS"))
     }
 
     pub(super) fn unlist_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
@@ -90,18 +98,6 @@ impl Maps {
     pub(super) fn states_map(&self) -> &MapData {
         self.states.map()
     }
-
-    /// The kernel's numbers of these maps.
-    pub(super) fn ids(&self) -> Result<Vec<u32>, KernelError> {
-        let maps = [
-            (self.states.map(), "STATES"),
-            (self.workloads.map(), "WORKLOADS"),
-            (self.locals.map(), "LOCALS"),
-            (self.refused.map(), "REFUSED"),
-            (self.words.map(), "WORDS"),
-        ];
-        maps.into_iter().map(|(map, name)| Ok(map.info().map_err(KernelError::map(name))?.id())).collect()
-    }
 }
 
 /// Bytes of the ring of records that nobody has read yet, and how many there can be.
@@ -125,11 +121,22 @@ fn capacity(map: &MapData, name: &'static str) -> Result<u64, KernelError> {
     Ok(map.info().map_err(KernelError::map(name))?.max_entries().into())
 }
 
+/// Tells a table that is full from one that does not work.
+fn full_or(error: MapError, map: &MapData, name: &'static str) -> KernelError {
+    match (errno(&error), map.info()) {
+        (Some(libc::E2BIG), Ok(info)) => {
+            let capacity = info.max_entries() as usize;
+            KernelError::Full { map: name, wanted: capacity + 1, capacity }
+        }
+        _ => KernelError::map(name)(error),
+    }
+}
+
 /// What is to go may be gone already.
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
 }

@@ -139,3 +139,21 @@ fn cgroups_that_went_without_an_agent_leave_nothing() -> Result<()> {
     assert_eq!((entries("workloads")?, entries("words")?), (1, words.len() as u64));
     Ok(())
 }
+
+#[test]
+fn cgroups_that_are_made_and_removed_are_told() -> Result<()> {
+    use egress_warden_common::state::{CGROUP_MADE, CGROUP_REMOVED};
+    let (bpffs, parent) = (Bpffs::new()?, TestCgroup::new()?);
+    let (mut node, _) = bpffs.open()?;
+    node.watch_fd().context("this kernel tells")?;
+    let [cgroup] = &children(&parent, 1)?[..] else { unreachable!("one was made") };
+    fs::remove_dir(cgroup)?;
+    let mut kinds = Vec::new();
+    let path = format!("{}/workload-0", parent.path().file_name().context("a name")?.display());
+    node.drain_cgroup_events(|event| {
+        let told = String::from_utf8_lossy(&event.path[..event.length as usize]).into_owned();
+        kinds.extend((told == format!("/{path}")).then_some(event.kind));
+    });
+    assert_eq!((kinds, node.cgroup_events_lost()), (vec![CGROUP_MADE, CGROUP_REMOVED], 0));
+    Ok(())
+}

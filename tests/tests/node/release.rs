@@ -51,6 +51,7 @@ fn whoever_gets_a_slot_again_begins_at_zero() -> Result<()> {
 
     let other = TestCgroup::new()?;
     let id = enforce(&mut node, other.path(), &opens(PORTS[1])?)?;
+    assert_eq!(node.words_of(id)?, opens(PORTS[1])?);
     let state = node.state(id)?;
     assert_eq!((state.violations, state.counts.iter().flatten().sum::<u64>()), (0, 0));
     assert!(node.refused()?.is_empty());

@@ -61,7 +61,7 @@ impl Node {
         let (mut ebpf, logger) = load_object(preparation, sizes, options.log, &pins)?;
         let maps = Maps::take(&mut ebpf)?;
         let records = take_ring(&mut ebpf, "RECORDS")?;
-        let programs = Programs::choose(&ebpf, &directory, &maps.ids()?, options.log)?;
+        let programs = Programs::choose(&ebpf, &directory, &ids(&pins)?, options.log)?;
         let mut node = Self {
             regions: Regions::new(maps.words.capacity()),
             slots: Slots::new(maps.bindings.capacity(), BTreeMap::new()),
@@ -94,7 +94,7 @@ impl Node {
         }
         let hashes = self.adopt_rulesets()?;
         if !kept.is_empty() {
-            let cgroups = Cgroups::find().map_err(|source| NodeError::Cgroup { cgroup: 0, source })?;
+            let cgroups = Cgroups::find().map_err(NodeError::NoCgroups)?;
             for cgroup in kept {
                 self.repair(cgroup, &cgroups)?;
             }
@@ -176,7 +176,12 @@ impl Node {
             return self.release(cgroup);
         };
         let links = self.directory.links_of(cgroup);
-        self.programs.link(&links, cgroup, directory.as_fd(), &PathBuf::from(format!("with id {cgroup}")))
+        let name = PathBuf::from(format!("with id {cgroup}"));
+        match self.programs.link(&links, cgroup, directory.as_fd(), &name) {
+            // It was removed this very moment.
+            Err(_) if matches!(cgroups.open(cgroup), Ok(None)) => self.release(cgroup),
+            done => done,
+        }
     }
 
     fn adopted(&self, cgroup: u64, bound: &Bound, hashes: &BTreeMap<u32, u64>) -> Result<Adopted, NodeError> {
@@ -188,6 +193,11 @@ impl Node {
             namespace_known: binding.netns_cookie != 0,
         })
     }
+}
+
+/// The kernel's numbers of the pinned maps.
+fn ids(pins: &[(&'static str, PathBuf)]) -> Result<Vec<u32>, KernelError> {
+    pins.iter().map(|(map, pin)| Ok(MapInfo::from_pin(pin).map_err(KernelError::map(map))?.id())).collect()
 }
 
 /// A map that is pinned keeps its size.

@@ -37,6 +37,12 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
+    /// Nothing leads from a pinned cgroup's id to the cgroup.
+    #[error("cannot open the mount of cgroup2: {0}; mount it: mount -t cgroup2 none /sys/fs/cgroup")]
+    NoCgroups(#[source] io::Error),
+    /// The wait for running programs.
+    #[error("cannot wait for the end of running programs: {0}")]
+    Grace(#[source] io::Error),
     /// A pin or a directory of pins.
     #[error("cannot {what} {}: {source}", path.display())]
     Pin {
@@ -48,8 +54,8 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
-    /// A cgroup that is pinned could not be opened.
-    #[error("cannot open the cgroup with id {cgroup}, which is enforced: {source}")]
+    /// A cgroup could not be opened or found.
+    #[error("cannot look at the cgroup with id {cgroup}: {source}")]
     Cgroup {
         /// Its id.
         cgroup: u64,

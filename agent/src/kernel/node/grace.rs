@@ -11,7 +11,6 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
 #[repr(C)]
-#[derive(Default)]
 struct CreateAttr {
     kind: u32,
     key_size: u32,
@@ -35,9 +34,9 @@ struct UpdateAttr {
 /// The kernel waits for that before it returns from an update of a map of maps; there is no call for it alone.
 /// (`membarrier` waits as well, but not on a machine with one processor.)
 pub(super) fn wait() -> io::Result<()> {
-    let inner = create(CreateAttr { kind: BPF_MAP_TYPE_ARRAY, ..CreateAttr::default() })?;
+    let inner = create(BPF_MAP_TYPE_ARRAY, 0)?;
     let inner_fd = inner.as_raw_fd().cast_unsigned();
-    let outer = create(CreateAttr { kind: BPF_MAP_TYPE_ARRAY_OF_MAPS, inner_fd, ..CreateAttr::default() })?;
+    let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner_fd)?;
     let (key, value) = (0u32, inner_fd);
     let mut attr = UpdateAttr {
         map: outer.as_raw_fd().cast_unsigned(),
@@ -49,8 +48,9 @@ pub(super) fn wait() -> io::Result<()> {
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-fn create(attr: CreateAttr) -> io::Result<OwnedFd> {
-    let fd = bpf(BPF_MAP_CREATE, &mut CreateAttr { key_size: 4, value_size: 4, entries: 1, ..attr })?;
+fn create(kind: u32, inner_fd: u32) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr { kind, key_size: 4, value_size: 4, entries: 1, flags: 0, inner_fd };
+    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
     // SAFETY: the kernel has just opened it for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -118,11 +118,19 @@ impl Node {
             self.swap(cgroup_id, words)?;
             return namespace.map_or(Ok(()), |namespace| self.set_namespace(cgroup_id, namespace));
         }
-        for ancestor in Ancestor::of(cgroup)? {
+        let failed = |source| NodeError::Cgroup { cgroup: cgroup_id, source };
+        for ancestor in Ancestor::of(cgroup).map_err(failed)? {
             ancestor.refuse_exclusive()?;
         }
-        let region = self.place(words)?;
+        // The slot first: to find one may free every ruleset that no binding points at.
         let slot = self.take_slot(cgroup_id)?;
+        let region = match self.place(words) {
+            Ok(region) => region,
+            Err(error) => {
+                self.slots.retire(slot);
+                return Err(error);
+            }
+        };
         self.regions.refer(region.base);
         self.workloads.insert(cgroup_id, Bound { slot, locals: Vec::new() });
         // Bound before attached: a program that runs finds its workload complete.
@@ -138,16 +146,25 @@ impl Node {
 
     /// Gives a workload another ruleset; from the next packet on it is judged by that. False when it has it already.
     pub fn swap(&mut self, cgroup_id: u64, words: &[u64]) -> Result<bool, NodeError> {
-        let slot = self.slot(cgroup_id)?;
-        let before = self.maps.bindings.get(slot)?;
+        Ok(self.swap_all(&[cgroup_id], words)? > 0)
+    }
+
+    /// Gives several workloads the same ruleset, which is written and compared once. Tells how many did not have it. Checks
+    /// all before it changes one.
+    pub fn swap_all(&mut self, cgroup_ids: &[u64], words: &[u64]) -> Result<usize, NodeError> {
+        let slots = cgroup_ids.iter().map(|id| self.slot(*id)).collect::<Result<Vec<_>, _>>()?;
         let region = self.place(words)?;
-        if region.base == before.ruleset {
-            return Ok(false);
+        let mut swapped = 0;
+        for slot in slots {
+            let before = self.maps.bindings.get(slot)?;
+            if region.base != before.ruleset {
+                self.maps.bindings.swap(slot, region.base, next(before.generation))?;
+                self.regions.refer(region.base);
+                self.regions.forget(before.ruleset);
+                swapped += 1;
+            }
         }
-        self.maps.bindings.swap(slot, region.base, next(before.generation))?;
-        self.regions.refer(region.base);
-        self.regions.forget(before.ruleset);
-        Ok(true)
+        Ok(swapped)
     }
 
     /// Tells the programs of the workload's network namespace.
@@ -272,7 +289,7 @@ impl Node {
 
     /// Makes everything available again that was freed: one wait for all of it.
     fn reclaim(&mut self) -> Result<(), NodeError> {
-        grace::wait().map_err(|source| KernelError::Mapping { map: "map of maps", source })?;
+        grace::wait().map_err(NodeError::Grace)?;
         self.regions.free_unused();
         let retired = self.slots.reclaim();
         // A program that was still running may have counted something after the workload's end.
