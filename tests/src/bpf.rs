@@ -5,12 +5,14 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::TestCgroup;
 
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
+const PROG_QUERY: libc::c_long = 16;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// A hook of a cgroup: the kernel's number of the program type and of the attach type.
@@ -71,6 +73,40 @@ struct InfoAttr {
     program: u32,
     length: u32,
     info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    cgroup: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    reserved: u32,
+}
+
+/// The ids of the programs on a cgroup, over the hooks that the agent attaches to.
+///
+/// # Errors
+/// When the cgroup is gone.
+pub fn programs_on(cgroup: &Path) -> io::Result<Vec<u32>> {
+    let directory = File::open(cgroup)?;
+    let mut found = Vec::new();
+    for attach_type in [0, 1, 2, 10, 11, 12, 13, 14, 15] {
+        let mut ids = [0_u32; 64];
+        let mut asked = QueryAttr {
+            cgroup: directory.as_raw_fd().cast_unsigned(),
+            attach_type,
+            ids: (&raw mut ids) as u64,
+            count: 64,
+            ..QueryAttr::default()
+        };
+        bpf(PROG_QUERY, &mut asked)?;
+        found.extend(ids.iter().take(asked.count as usize));
+    }
+    Ok(found)
 }
 
 /// Loads a program and attaches it to a cgroup of the test, with which it goes away. Returns its id.

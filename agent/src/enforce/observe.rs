@@ -123,7 +123,7 @@ impl Reconciler {
     /// Records that arrived, in words; and which workloads crossed their threshold.
     pub fn records(&mut self, clock_offset: i64) -> (Vec<Event>, Vec<u64>) {
         let mut records: Vec<(u64, Record)> = Vec::new();
-        self.node.drain_records(|cgroup, record| records.push((cgroup, *record)));
+        self.node.drain_records(|cgroup, record| records.extend(cgroup.map(|cgroup| (cgroup, *record))));
         let crossed = records.iter().filter(|(_, record)| record.crossed != 0).map(|(cgroup, _)| *cgroup);
         let crossed = crossed.collect();
         let events = records.iter().filter_map(|(cgroup, record)| {

@@ -4,17 +4,20 @@
 //! descriptor of it, so a killed wrapper would free the workload for the moment until the workload is killed as well.
 //! What is attached this way stays as long as the cgroup does. aya knows links only, hence the system call here.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::statfs;
+
 use super::KernelError;
 use super::bpf::bpf;
 
-const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const ALLOW_MULTI: u32 = 2;
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,14 @@ impl Ancestor {
             .collect();
         found.reverse();
         found
+    }
+
+    /// Every directory above this cgroup, the mount of cgroup2 included.
+    pub(super) fn of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<Self>> {
+        let link = format!("/proc/self/fd/{}", cgroup.as_raw_fd());
+        let path = fs::read_link(link)?;
+        let is_cgroup = |path: &&Path| statfs(*path).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
+        Ok(path.ancestors().skip(1).take_while(is_cgroup).map(|path| Self(path.to_owned())).collect())
     }
 
     /// Refuses an ancestor on which somebody's program sits without the multi flag: attached before ours it makes our

@@ -99,39 +99,6 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
-    /// The directory of the pins, or something in it.
-    #[error("{what} {}: {source}", path.display())]
-    Pin {
-        /// What was tried.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// Another agent holds the pins.
-    #[error("another agent is running: it holds {}; a node has one", path.display())]
-    Held {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The pins were made by an agent with other maps.
-    #[error(
-        "{} holds pins of ABI {found}, and this agent speaks {own}: what they enforce goes on; \
-         to change over run `egress-warden detach --all`, which ends enforcement, and start again", path.display()
-    )]
-    Abi {
-        /// The directory.
-        path: PathBuf,
-        /// What is there.
-        found: String,
-        /// What this agent makes.
-        own: u32,
-    },
-    /// A workload that is not enforced.
-    #[error("cgroup {0} is not enforced")]
-    NotEnforced(u64),
     /// A clock could not be read.
     #[error("cannot read the clock: {what}: {source}")]
     Clock {

@@ -2,19 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use aya_log::EbpfLogger;
 use egress_warden_common::state::Record;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
 use super::attach::{HOOKS, attach};
-use super::maps::Maps;
+use super::maps::{Maps, Wire};
 use super::{KernelError, Probe};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-warden.bpf.o"));
@@ -53,69 +53,6 @@ fn look_away() {
     let _ = unshare(CloneFlags::CLONE_FS).and_then(|()| chroot("/proc/self/task"));
 }
 
-/// The maps that outlive the agent, by name.
-pub(super) const PINNED_MAPS: [&str; 12] = [
-    "WORKLOADS",
-    "BINDINGS",
-    "STATES",
-    "WORDS",
-    "LOCALS",
-    "REFUSED",
-    "RECORDS",
-    "CLOCK",
-    "SOCKETS",
-    "UDP_FLOWS",
-    "CGROUPS",
-    "CGROUPS_LOST",
-];
-
-/// The programs' diagnostics, on their way to the [`log`] crate.
-pub(super) type Logger = EbpfLogger<&'static dyn log::Log>;
-
-/// Makes the maps, or opens those that are pinned in `pins`, and loads every program.
-pub(super) fn load_object(
-    preparation: Preparation,
-    sizes: Sizes,
-    log: bool,
-    pins: Option<&Path>,
-) -> Result<(Ebpf, Option<Logger>), KernelError> {
-    Probe::new()?.check()?;
-    let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
-    // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
-    let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
-    loader
-        // Nothing in the object is relocated against the kernel's types, whether they were read or not.
-        .btf(None)
-        .override_global(aya_log::LEVEL, level, true)
-        .map_max_entries("WORDS", sizes.words.max(1))
-        .map_max_entries("WORKLOADS", sizes.workloads)
-        .map_max_entries("BINDINGS", sizes.workloads)
-        .map_max_entries("STATES", sizes.workloads)
-        .map_max_entries("REFUSED", sizes.refused_destinations);
-    match pins {
-        Some(pins) => {
-            for map in PINNED_MAPS {
-                loader.map_pin_path(map, pins.join(map));
-            }
-        }
-        // Nobody listens to it.
-        None => {
-            loader.map_max_entries("CGROUPS", SMALLEST_RING);
-        }
-    }
-    let mut ebpf = loader.load(OBJECT).map_err(refused_object)?;
-    load_all(&mut ebpf)?;
-    let logger = if log {
-        Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
-    } else {
-        None
-    };
-    Ok((ebpf, logger))
-}
-
-/// Bytes of a page, which every ring buffer has at least.
-const SMALLEST_RING: u32 = 4096;
-
 /// The programs, loaded and verified, with their maps. It exists only when every program was accepted.
 pub struct Enforcer {
     ebpf: Ebpf,
@@ -127,10 +64,9 @@ pub struct Enforcer {
 impl Enforcer {
     /// Loads every program. `log` turns on the programs' own diagnostics, which go to the [`log`] crate.
     pub fn load(preparation: Preparation, sizes: Sizes, log: bool) -> Result<Self, KernelError> {
-        let (mut ebpf, logger) = load_object(preparation, sizes, log, None)?;
+        let (mut ebpf, logger) = load_object(preparation, sizes, log, &[])?;
         let maps = Maps::take(&mut ebpf)?;
-        let records = take(&mut ebpf, "RECORDS")?;
-        let records = RingBuf::try_from(records).map_err(KernelError::map("RECORDS"))?;
+        let records = take_ring(&mut ebpf, "RECORDS")?;
         Ok(Self { ebpf, maps, records, logger })
     }
 
@@ -167,8 +103,8 @@ impl Enforcer {
     }
 
     /// The records written since the last call.
-    pub fn drain_records(&mut self, each: impl FnMut(&Record)) {
-        drain_records(&mut self.records, each);
+    pub fn drain_records(&mut self, mut each: impl FnMut(&Record)) {
+        drain(&mut self.records, |record: &Wire<Record>| each(&record.0));
     }
 
     /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
@@ -179,14 +115,60 @@ impl Enforcer {
     }
 }
 
-pub(super) fn drain_records(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Record)) {
+/// The programs' diagnostics.
+pub(super) type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// Loads every program of a hook. The maps named in `pins` are those that are pinned there, and are pinned there if they
+/// were not.
+pub(super) fn load_object(
+    preparation: Preparation,
+    sizes: Sizes,
+    log: bool,
+    pins: &[(&'static str, PathBuf)],
+) -> Result<(Ebpf, Option<Logger>), KernelError> {
+    Probe::new()?.check()?;
+    let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
+    // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
+    let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
+    loader
+        // Nothing in the object is relocated against the kernel's types, whether they were read or not.
+        .btf(None)
+        .override_global(aya_log::LEVEL, level, true)
+        .map_max_entries("WORDS", sizes.words.max(1))
+        .map_max_entries("WORKLOADS", sizes.workloads)
+        .map_max_entries("BINDINGS", sizes.workloads)
+        .map_max_entries("STATES", sizes.workloads)
+        .map_max_entries("REFUSED", sizes.refused_destinations);
+    if pins.is_empty() {
+        // Nobody reads it where nothing outlives the caller.
+        loader.map_max_entries("CGROUPS", 4096);
+    }
+    for (map, pin) in pins {
+        loader.map_pin_path(map, pin.clone());
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(refused_object)?;
+    load_all(&mut ebpf)?;
+    let logger = if log {
+        Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
+    } else {
+        None
+    };
+    Ok((ebpf, logger))
+}
+
+/// Hands over what was written into a ring since the last call. Every bit pattern has to be a valid `T`.
+pub(super) fn drain<T: Pod>(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&T)) {
     while let Some(bytes) = ring.next() {
-        // A record of another length would be of another ABI, which loading has ruled out.
-        if bytes.len() == size_of::<Record>() {
-            // SAFETY: the length was checked, every bit pattern is a valid `Record`, and it is read unaligned.
-            each(&unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
+        // An entry of another length would be of another ABI, which loading has ruled out.
+        if bytes.len() == size_of::<T>() {
+            // SAFETY: the length was checked, every bit pattern is valid for a `Pod`, and it is read unaligned.
+            each(&unsafe { bytes.as_ptr().cast::<T>().read_unaligned() });
         }
     }
+}
+
+pub(super) fn take_ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, KernelError> {
+    RingBuf::try_from(take(ebpf, name)?).map_err(KernelError::map(name))
 }
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
@@ -239,7 +221,7 @@ pub(super) fn refused_program(program: &'static str, error: &ProgramError) -> Ke
 }
 
 // aya wraps the kernel's answer several times; the innermost `io::Error` is it.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {

@@ -65,8 +65,9 @@ impl Compiled {
     }
 }
 
-/// See [`Compiled::hash`].
-pub(crate) fn hash(words: &[u64]) -> u64 {
+/// [`Compiled::hash`] of words that were read back from the kernel.
+#[must_use]
+pub fn hash(words: &[u64]) -> u64 {
     let bytes = words.iter().flat_map(|word| word.to_le_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

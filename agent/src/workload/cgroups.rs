@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use egress_warden_common::state::{CGROUP_MADE, CgroupEvent};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -18,11 +19,30 @@ use super::Change;
 use super::finder::Finder;
 use super::mount::CgroupMount;
 use super::pattern::Selection;
-use crate::kernel::{CgroupHint, readable};
+use crate::kernel::readable;
 
 /// The tracepoint fires a moment before the directory can be opened: how often it is tried again, and after what time.
 const TRIES: u32 = 40;
 const TRY_AFTER: Duration = Duration::from_micros(500);
+
+/// What the kernel tells of a cgroup, of any hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// Made, or removed.
+    pub made: bool,
+    /// Path from the hierarchy's root.
+    pub path: String,
+    /// Boot time in nanoseconds.
+    pub time: u64,
+}
+
+impl From<&CgroupEvent> for Hint {
+    fn from(event: &CgroupEvent) -> Self {
+        let path = event.path.get(..event.length as usize).unwrap_or_default();
+        let path = String::from_utf8_lossy(path).into_owned();
+        Self { made: event.kind == CGROUP_MADE, path, time: event.time }
+    }
+}
 
 /// The source.
 #[derive(Debug)]
@@ -44,14 +64,14 @@ impl CgroupSource {
     }
 
     /// Runs until nobody listens. `hints` come from the kernel's tracepoints; without them inotify is used.
-    pub async fn run(mut self, hints: Option<mpsc::Receiver<CgroupHint>>) -> io::Result<()> {
+    pub async fn run(mut self, hints: Option<mpsc::Receiver<Hint>>) -> io::Result<()> {
         match hints {
             Some(hints) => self.by_hints(hints).await,
             None => self.by_inotify().await,
         }
     }
 
-    async fn by_hints(&mut self, mut hints: mpsc::Receiver<CgroupHint>) -> io::Result<()> {
+    async fn by_hints(&mut self, mut hints: mpsc::Receiver<Hint>) -> io::Result<()> {
         loop {
             tokio::select! {
                 changed = self.selection.changed() => {
@@ -68,7 +88,7 @@ impl CgroupSource {
         }
     }
 
-    async fn hint(&mut self, hint: &CgroupHint) {
+    async fn hint(&mut self, hint: &Hint) {
         let Some(path) = self.finder.mount.below(&hint.path) else { return };
         if hint.made {
             self.made(&path, Some(hint.time)).await;

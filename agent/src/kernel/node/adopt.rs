@@ -1,126 +1,211 @@
-//! What an earlier agent left: taken over, completed, or removed.
+//! Taking over what is pinned.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 
-use egress_warden_common::ruleset::{HEADER_WORDS, LENGTH, VERSION};
+use aya::Ebpf;
+use aya::maps::MapInfo;
+use egress_warden_common::ruleset::HEADER_WORDS;
+use egress_warden_common::state::{BINDING_ACTIVE, Binding, LocalKey};
 
-use super::links::{self, Found};
-use super::pins::{Pins, failed, list, remove, remove_directory};
-use super::{Adopted, Node};
-use crate::kernel::KernelError;
+use super::cgroup::Cgroups;
+use super::directory::Directory;
+use super::programs::Programs;
+use super::regions::{Region, Regions};
+use super::slots::Slots;
+use super::watch::Watch;
+use super::{Bound, Node, NodeError, NodeOptions, hash, length_in};
+use crate::kernel::maps::Maps;
+use crate::kernel::object::{load_object, take_ring};
+use crate::kernel::{KernelError, Preparation, Sizes};
+use crate::ruleset;
+
+/// The maps that are pinned: whatever the programs remember between two runs.
+const MAPS: [&str; 10] = [
+    "WORKLOADS",
+    "BINDINGS",
+    "STATES",
+    "WORDS",
+    "LOCALS",
+    "REFUSED",
+    "RECORDS",
+    "CLOCK",
+    "SOCKETS",
+    "UDP_FLOWS",
+];
+
+/// A workload that an earlier agent left enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Id of its cgroup.
+    pub cgroup: u64,
+    /// Boot time in nanoseconds since when it is in quarantine; 0 when it is not.
+    pub quarantined_at: u64,
+    /// Hash of its ruleset as [`ruleset::hash`] makes it; 0 where no ruleset could be read, which refuses everything.
+    pub hash: u64,
+    /// Do the programs know its network namespace?
+    pub namespace_known: bool,
+}
 
 impl Node {
-    pub(super) fn adopt(&mut self) -> Result<Vec<Adopted>, KernelError> {
-        let known = self.maps.workloads()?;
-        let known_cgroups: HashSet<u64> = known.iter().map(|(cgroup, _)| *cgroup).collect();
-        for directory in list(&self.pins.links())? {
-            let cgroup =
-                directory.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            // Programs that were told nothing refuse everything, and nobody can say for whom.
-            if cgroup.is_none_or(|cgroup: u64| !known_cgroups.contains(&cgroup)) {
-                links::detach(&directory)?;
-            }
-        }
-        let mut adopted = Vec::new();
-        for (cgroup, slot) in known {
-            match self.take_over(cgroup, slot)? {
-                Some(one) => adopted.push(one),
-                None => {
-                    links::detach(&self.pins.links_of(cgroup))?;
-                    self.forget(cgroup, slot)?;
-                }
-            }
-        }
-        Ok(adopted)
-    }
-
-    /// `None` where its cgroup is gone, or what it was told cannot be read.
-    fn take_over(&mut self, cgroup: u64, slot: u32) -> Result<Option<Adopted>, KernelError> {
-        let directory = self.pins.links_of(cgroup);
-        let found = links::renew(&directory, &self.programs)?;
-        let binding = self.maps.bindings().get(slot);
-        let Some((length, hash)) = self.ruleset_at(binding.ruleset)? else {
-            self.maps.bindings().deactivate(slot);
-            return Ok(None);
+    /// Takes over what is pinned, or begins with nothing. Nothing that is counted is lost, and nothing is let through
+    /// meanwhile.
+    pub fn open(options: &NodeOptions) -> Result<(Self, Vec<Adopted>), NodeError> {
+        let preparation = Preparation::begin();
+        let directory = Directory::open(&options.bpffs, &options.directory)?;
+        directory.refuse_other_versions()?;
+        directory.make_layout()?;
+        let pins = MAPS.map(|map| (map, directory.maps().join(map)));
+        let sizes = pinned_sizes(&directory, options.sizes);
+        let (mut ebpf, logger) = load_object(preparation, sizes, options.log, &pins)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let records = take_ring(&mut ebpf, "RECORDS")?;
+        let programs = Programs::choose(&ebpf, &directory, &ids(&pins)?, options.log)?;
+        let mut node = Self {
+            regions: Regions::new(maps.words.capacity()),
+            slots: Slots::new(maps.bindings.capacity(), BTreeMap::new()),
+            workloads: BTreeMap::new(),
+            watch: None,
+            directory,
+            programs,
+            maps,
+            records,
+            logger,
         };
-        self.regions.adopt(binding.ruleset, length, hash);
-        if found != Found::Whole {
-            let Ok(opened) = open_by_id(&self.cgroups, cgroup) else { return Ok(None) };
-            links::attach(&directory, &self.programs, opened.as_fd(), &self.cgroups)?;
-        }
-        let quarantined_at = self.maps.state(slot)?.quarantined_at;
-        Ok(Some(Adopted { cgroup, quarantined_at, hash }))
+        let adopted = node.adopt()?;
+        node.finish(&mut ebpf)?;
+        Ok((node, adopted))
     }
 
-    /// Length and hash of the ruleset that stands there; `None` where none does.
-    fn ruleset_at(&self, base: u32) -> Result<Option<(u32, u64)>, KernelError> {
-        if let (Some(length), Some(hash)) = (self.regions.length_at(base), self.regions.hash_at(base)) {
-            return Ok(Some((length, hash)));
-        }
-        let header = self.maps.words().read(base, HEADER_WORDS)?;
-        let (Some(&version), Some(&length)) = (header.first(), header.get(LENGTH as usize)) else {
-            return Ok(None);
-        };
-        let Ok(length) = u32::try_from(length) else { return Ok(None) };
-        if version != VERSION {
-            return Ok(None);
-        }
-        let words = self.maps.words().read(base, length)?;
-        Ok((words.len() == length as usize).then(|| (length, super::hash(&words))))
+    fn finish(&mut self, ebpf: &mut Ebpf) -> Result<(), NodeError> {
+        self.programs.pin(ebpf, &self.directory)?;
+        self.watch = Watch::start(ebpf);
+        Ok(())
     }
-}
 
-/// Takes all enforcement out of the kernel, without an agent. Gives how many workloads were enforced.
-///
-/// # Errors
-/// While an agent runs: it has to be asked itself.
-pub fn detach(bpffs: &Path, directory: &str, all_versions: bool) -> Result<usize, KernelError> {
-    let Some(pins) = Pins::take_existing(bpffs, directory)? else { return Ok(0) };
-    let mut count = 0;
-    for version in pins.versions()? {
-        if !all_versions && version != pins.version() {
-            continue;
+    fn adopt(&mut self) -> Result<Vec<Adopted>, NodeError> {
+        let listed = self.maps.listed_workloads()?;
+        let linked = self.directory.linked()?;
+        self.adopt_slots(&listed)?;
+        let kept: BTreeSet<u64> = self.workloads.keys().copied().collect();
+        for cgroup in linked.iter().filter(|cgroup| !kept.contains(cgroup)) {
+            self.directory.remove_links(*cgroup)?;
         }
-        for workload in list(&version.join("links"))? {
-            count += usize::from(links::detach(&workload)? > 0);
-        }
-        for part in ["links", "programs", "maps"] {
-            let part = version.join(part);
-            for pin in list(&part)? {
-                remove(&pin)?;
+        let hashes = self.adopt_rulesets()?;
+        if !kept.is_empty() {
+            let cgroups = Cgroups::find().map_err(NodeError::NoCgroups)?;
+            for cgroup in kept {
+                self.repair(cgroup, &cgroups)?;
             }
-            remove_directory(&part)?;
         }
-        remove_directory(&version)?;
+        // Whatever ran when the last agent ended has to have ended as well before its slots and words are given away.
+        if !listed.is_empty() || !linked.is_empty() {
+            self.reclaim()?;
+        }
+        self.workloads.iter().map(|(cgroup, bound)| self.adopted(*cgroup, bound, &hashes)).collect()
     }
-    pins.remove_root();
-    Ok(count)
+
+    /// Gives every listed workload its slot, and clears what belongs to none.
+    fn adopt_slots(&mut self, listed: &BTreeMap<u64, u32>) -> Result<(), NodeError> {
+        let capacity = self.maps.bindings.capacity();
+        let mut owners = BTreeMap::new();
+        for (cgroup, slot) in listed {
+            if *slot < capacity && !owners.contains_key(slot) {
+                owners.insert(*slot, *cgroup);
+                self.workloads.insert(*cgroup, Bound { slot: *slot, locals: Vec::new() });
+            } else {
+                self.maps.unlist_workload(*cgroup)?;
+            }
+        }
+        for slot in (0..capacity).filter(|slot| !owners.contains_key(slot)) {
+            let binding = self.maps.bindings.get(slot)?;
+            if binding.flags != 0 {
+                self.maps.bindings.set(slot, Binding { flags: 0, netns_cookie: 0, ..binding })?;
+            }
+        }
+        for key in self.maps.listed_locals()? {
+            self.adopt_local(key, &owners)?;
+        }
+        self.maps.forget_refused(|slot| !owners.contains_key(&slot))?;
+        self.slots = Slots::new(capacity, owners);
+        Ok(())
+    }
+
+    fn adopt_local(&mut self, key: LocalKey, owners: &BTreeMap<u32, u64>) -> Result<(), NodeError> {
+        match owners.get(&key.slot).and_then(|cgroup| self.workloads.get_mut(cgroup)) {
+            Some(bound) => bound.locals.push(key),
+            None => self.maps.unlist_local(key)?,
+        }
+        Ok(())
+    }
+
+    /// Finds the rulesets in force by the bindings that point at them; tells the hash of each.
+    fn adopt_rulesets(&mut self) -> Result<BTreeMap<u32, u64>, NodeError> {
+        let mut hashes = BTreeMap::new();
+        for bound in self.workloads.values() {
+            let base = self.maps.bindings.get(bound.slot)?.ruleset;
+            if !hashes.contains_key(&base)
+                && let Some(words) = self.ruleset_at(base)?
+                && self.regions.adopt(Region { base, length: words.len() as u32 }, hash(&words))
+            {
+                hashes.insert(base, ruleset::hash(&words));
+            }
+            self.regions.refer(base);
+        }
+        Ok(hashes)
+    }
+
+    fn ruleset_at(&self, base: u32) -> Result<Option<Vec<u64>>, KernelError> {
+        let room = (self.maps.words.capacity() as usize).saturating_sub(base as usize);
+        if room < HEADER_WORDS as usize {
+            return Ok(None);
+        }
+        let header = self.maps.words.read(base, HEADER_WORDS as usize)?;
+        match length_in(&header).filter(|length| *length <= room) {
+            Some(length) => self.maps.words.read(base, length).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Finishes what was begun with a cgroup that is still there; takes back the rest.
+    fn repair(&mut self, cgroup: u64, cgroups: &Cgroups) -> Result<(), NodeError> {
+        let found = cgroups.open(cgroup).map_err(|source| NodeError::Cgroup { cgroup, source })?;
+        let binding = self.maps.bindings.get(self.slot(cgroup)?)?;
+        let Some(directory) = found.filter(|_| binding.flags & BINDING_ACTIVE != 0) else {
+            return self.release(cgroup);
+        };
+        let links = self.directory.links_of(cgroup);
+        let name = PathBuf::from(format!("with id {cgroup}"));
+        match self.programs.link(&links, cgroup, directory.as_fd(), &name) {
+            // It was removed this very moment.
+            Err(_) if matches!(cgroups.open(cgroup), Ok(None)) => self.release(cgroup),
+            done => done,
+        }
+    }
+
+    fn adopted(&self, cgroup: u64, bound: &Bound, hashes: &BTreeMap<u32, u64>) -> Result<Adopted, NodeError> {
+        let binding = self.maps.bindings.get(bound.slot)?;
+        Ok(Adopted {
+            cgroup,
+            quarantined_at: self.maps.state(bound.slot)?.quarantined_at,
+            hash: hashes.get(&binding.ruleset).copied().unwrap_or_default(),
+            namespace_known: binding.netns_cookie != 0,
+        })
+    }
 }
 
-#[repr(C)]
-struct Handle {
-    bytes: u32,
-    kind: i32,
-    id: u64,
+/// The kernel's numbers of the pinned maps.
+fn ids(pins: &[(&'static str, PathBuf)]) -> Result<Vec<u32>, KernelError> {
+    pins.iter().map(|(map, pin)| Ok(MapInfo::from_pin(pin).map_err(KernelError::map(map))?.id())).collect()
 }
 
-/// A cgroup by its number, wherever it stands.
-fn open_by_id(mount: &Path, cgroup: u64) -> Result<OwnedFd, KernelError> {
-    /// `FILEID_KERNFS`.
-    const KERNFS: i32 = 0xfe;
-    let root = File::open(mount).map_err(failed("cannot open", mount))?;
-    let mut handle = Handle { bytes: 8, kind: KERNFS, id: cgroup };
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    // SAFETY: `handle` is a file handle with eight bytes behind its header, as its first field says, and outlives the
-    // call.
-    let fd = unsafe { libc::open_by_handle_at(root.as_raw_fd(), (&raw mut handle).cast(), flags) };
-    if fd < 0 {
-        return Err(failed("cannot open a cgroup below", mount)(io::Error::last_os_error()));
+/// A map that is pinned keeps its size.
+fn pinned_sizes(directory: &Directory, wanted: Sizes) -> Sizes {
+    let pinned = |map: &str| Some(MapInfo::from_pin(directory.maps().join(map)).ok()?.max_entries());
+    Sizes {
+        words: pinned("WORDS").unwrap_or(wanted.words),
+        workloads: pinned("BINDINGS").unwrap_or(wanted.workloads),
+        refused_destinations: pinned("REFUSED").unwrap_or(wanted.refused_destinations),
     }
-    // SAFETY: the kernel has just opened it for this process.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,53 +1,140 @@
-//! This agent's programs.
+//! Which programs judge: those that are pinned, or those of this binary.
 
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::RawTracePoint;
+use aya::programs::{ProgramError, ProgramFd, ProgramInfo};
 
-use super::pins::{failed, make, remove};
+use super::NodeError;
+use super::directory::Directory;
+use super::link::Link;
+use crate::kernel::KernelError;
 use crate::kernel::attach::{HOOKS, Hook};
-use crate::kernel::{KernelError, bpf};
+use crate::kernel::object::refused_program;
 
-/// The loaded object.
+/// The programs of all hooks, in the order of [`HOOKS`].
+#[derive(Debug)]
 pub(super) struct Programs {
-    ebpf: Ebpf,
+    all: Vec<Loaded>,
+    /// They are not pinned yet.
+    new: bool,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    fd: ProgramFd,
+    id: u32,
 }
 
 impl Programs {
-    pub(super) const fn new(ebpf: Ebpf) -> Self {
-        Self { ebpf }
-    }
-
-    pub(super) fn fd(&self, hook: &Hook) -> Result<BorrowedFd<'_>, KernelError> {
-        let program = self.ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
-        let program = program.fd().map_err(|_| KernelError::Missing(hook.program))?;
-        Ok(program.as_fd())
-    }
-
-    /// Pins them, so that whoever looks at the node finds them by name. The links keep them in any case.
-    pub(super) fn pin(&self, directory: &Path) -> Result<(), KernelError> {
-        make(directory)?;
+    /// Keeps the pinned ones if they are the same, at work on the same maps, and none of them is missing.
+    pub(super) fn choose(
+        ebpf: &Ebpf,
+        directory: &Directory,
+        maps: &[u32],
+        replace: bool,
+    ) -> Result<Self, NodeError> {
+        let failed = |hook: &Hook| {
+            let program = hook.program;
+            move |error: ProgramError| NodeError::from(refused_program(program, &error))
+        };
+        let mut own = Vec::new();
+        let mut pinned = Vec::new();
         for hook in &HOOKS {
-            let pin = directory.join(hook.program);
-            remove(&pin)?;
-            bpf::pin(self.fd(hook)?, &pin).map_err(failed("cannot pin a program at", &pin))?;
+            let program = ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
+            let info = program.info().map_err(failed(hook))?;
+            if let Ok(found) = ProgramInfo::from_pin(directory.programs().join(hook.program))
+                && is_same(&info, &found, maps)
+            {
+                pinned.push(Loaded::new(&found).map_err(failed(hook))?);
+            }
+            own.push(Loaded::new(&info).map_err(failed(hook))?);
+        }
+        let new = replace || pinned.len() < HOOKS.len();
+        Ok(Self { all: if new { own } else { pinned }, new })
+    }
+
+    /// Makes sure that a cgroup is linked to the program of every hook.
+    pub(super) fn link(
+        &self,
+        links: &Path,
+        id: u64,
+        cgroup: BorrowedFd<'_>,
+        name: &Path,
+    ) -> Result<(), NodeError> {
+        fs::create_dir_all(links).map_err(NodeError::pin("make", links))?;
+        for (hook, program) in HOOKS.iter().zip(&self.all) {
+            let pin = links.join(hook.program);
+            if keep(&pin, id, hook, program)? {
+                continue;
+            }
+            let failed = |source| KernelError::Attach { path: name.to_owned(), hook: hook.name, source };
+            let link = Link::create(program.fd.as_fd(), cgroup, hook.attach_type).map_err(failed)?;
+            link.pin(&pin).map_err(NodeError::pin("pin a link at", &pin))?;
         }
         Ok(())
     }
 
-    /// Begins to listen to the making and removing of cgroups. A kernel that refuses that is served otherwise.
-    pub(super) fn watch_cgroups(&mut self) -> Result<(), String> {
-        for (program, tracepoint) in [("watch_mkdir", "cgroup_mkdir"), ("watch_rmdir", "cgroup_rmdir")] {
-            let program: &mut RawTracePoint = self
-                .ebpf
-                .program_mut(program)
-                .and_then(|program| program.try_into().ok())
-                .ok_or_else(|| format!("the object lacks {program}"))?;
-            program.load().map_err(|error| error.to_string())?;
-            program.attach(tracepoint).map_err(|error| error.to_string())?;
+    /// Pins the programs that took the place of the pinned ones, now that every link leads to them.
+    pub(super) fn pin(&mut self, ebpf: &mut Ebpf, directory: &Directory) -> Result<(), NodeError> {
+        if !self.new {
+            return Ok(());
         }
+        for hook in &HOOKS {
+            let pin = directory.programs().join(hook.program);
+            let program = ebpf.program_mut(hook.program).ok_or(KernelError::Missing(hook.program))?;
+            remove(&pin)?;
+            let failed = |error| NodeError::pin("pin a program at", &pin)(io::Error::other(error));
+            program.pin(&pin).map_err(failed)?;
+        }
+        self.new = false;
         Ok(())
+    }
+}
+
+impl Loaded {
+    fn new(info: &ProgramInfo) -> Result<Self, ProgramError> {
+        Ok(Self { fd: info.fd()?, id: info.id() })
+    }
+}
+
+/// The tag is of the instructions without the maps; with diagnostics the verifier left more of them in.
+fn is_same(own: &ProgramInfo, pinned: &ProgramInfo, maps: &[u32]) -> bool {
+    let ids = |info: &ProgramInfo| {
+        let mut ids = info.map_ids().ok().flatten().unwrap_or_default();
+        ids.retain(|id| maps.contains(id));
+        ids.sort_unstable();
+        ids
+    };
+    own.tag() == pinned.tag() && own.size_translated() == pinned.size_translated() && ids(own) == ids(pinned)
+}
+
+/// Is there such a link already? One with another program gets this one, one from elsewhere goes.
+fn keep(pin: &Path, cgroup: u64, hook: &Hook, program: &Loaded) -> Result<bool, NodeError> {
+    let failed = || NodeError::pin("open the link at", pin);
+    let link = match Link::open(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed()(error)),
+    };
+    let info = link.info().map_err(failed())?;
+    if !info.is_at(cgroup, hook.attach_type) {
+        remove(pin)?;
+        return Ok(false);
+    }
+    if info.program != program.id {
+        let failed = NodeError::pin("put the new program into the link at", pin);
+        link.replace_program(program.fd.as_fd()).map_err(failed)?;
+    }
+    Ok(true)
+}
+
+fn remove(pin: &Path) -> Result<(), NodeError> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(NodeError::pin("remove", pin)(error)),
+        _ => Ok(()),
     }
 }

@@ -1,107 +1,149 @@
-//! Where rulesets stand in the array of words. Equal ones stand there once.
+//! Which words of the array of words belong to which ruleset.
 
 use std::collections::BTreeMap;
 
-/// One ruleset.
+/// A ruleset's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Region {
+    /// Index of its first word.
+    pub(super) base: u32,
+    /// Its words.
     pub(super) length: u32,
-    /// Of its words.
-    pub(super) hash: u64,
-    /// Bindings that point at it.
-    pub(super) users: u32,
 }
 
-/// All of them, by the index of their first word.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    length: u32,
+    /// Of the words; equal words have equal ones.
+    hash: u64,
+    /// Bindings that point here. With none its words stay: a program may still be reading them, and the same ruleset may
+    /// come again.
+    references: u32,
+}
+
+/// All places that are taken.
+#[derive(Debug)]
 pub(super) struct Regions {
     capacity: u32,
-    used: BTreeMap<u32, Region>,
-    /// No binding points at these any more, but a program that began before may still read them.
-    leaving: BTreeMap<u32, u32>,
+    taken: BTreeMap<u32, Use>,
 }
 
 impl Regions {
-    pub(super) const fn new(capacity: u32) -> Self {
-        Self { capacity, used: BTreeMap::new(), leaving: BTreeMap::new() }
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { capacity, taken: BTreeMap::new() }
     }
 
-    /// A binding was found to point here.
-    pub(super) fn adopt(&mut self, base: u32, length: u32, hash: u64) {
-        self.used.entry(base).or_insert(Region { length, hash, users: 0 }).users += 1;
+    /// How many words there are.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
     }
 
-    /// Where rulesets with this hash and length stand.
-    pub(super) fn candidates(&self, hash: u64, length: u32) -> impl Iterator<Item = u32> {
-        self.used
-            .iter()
-            .filter(move |(_, region)| region.hash == hash && region.length == length)
-            .map(|(base, _)| *base)
+    /// How many words belong to a ruleset in force.
+    pub(super) fn in_force(&self) -> u64 {
+        self.taken.values().filter(|found| found.references > 0).map(|found| u64::from(found.length)).sum()
     }
 
-    pub(super) fn hash_at(&self, base: u32) -> Option<u64> {
-        self.used.get(&base).map(|region| region.hash)
+    /// Places at which this ruleset may stand already.
+    pub(super) fn candidates(&self, length: usize, hash: u64) -> impl Iterator<Item = Region> {
+        self.taken.iter().filter_map(move |(base, found)| {
+            let same = found.hash == hash && found.length as usize == length;
+            same.then_some(Region { base: *base, length: found.length })
+        })
     }
 
-    pub(super) fn length_at(&self, base: u32) -> Option<u32> {
-        self.used.get(&base).map(|region| region.length)
+    /// Takes the first free place that is long enough.
+    pub(super) fn take(&mut self, length: u32, hash: u64) -> Option<Region> {
+        let base = first_fit(&self.gaps(|_| true), length)?;
+        if base.checked_add(length)? > self.capacity {
+            return None;
+        }
+        self.taken.insert(base, Use { length, hash, references: 0 });
+        Some(Region { base, length })
     }
 
-    pub(super) fn is_leaving(&self) -> bool {
-        !self.leaving.is_empty()
+    /// Notes a ruleset that stands there already. False when the place is no place, or taken.
+    pub(super) fn adopt(&mut self, region: Region, hash: u64) -> bool {
+        let Region { base, length } = region;
+        let Some(end) = base.checked_add(length).filter(|end| *end <= self.capacity && length > 0) else {
+            return false;
+        };
+        let overlaps =
+            self.taken.range(..end).next_back().is_some_and(|(at, found)| at + found.length > base);
+        if !overlaps {
+            self.taken.insert(base, Use { length, hash, references: 0 });
+        }
+        !overlaps
     }
 
-    /// A place for a ruleset that nobody uses yet, in the first gap that it fits into.
-    pub(super) fn place(&mut self, length: u32, hash: u64) -> Option<u32> {
-        let base = self.gap(length)?;
-        self.used.insert(base, Region { length, hash, users: 0 });
-        Some(base)
+    /// The place that begins there.
+    pub(super) fn at(&self, base: u32) -> Option<Region> {
+        self.taken.get(&base).map(|found| Region { base, length: found.length })
     }
 
-    fn gap(&self, length: u32) -> Option<u32> {
-        let mut taken: Vec<(u32, u32)> = self
-            .used
-            .iter()
-            .map(|(base, region)| (*base, region.length))
-            .chain(self.leaving.iter().map(|(base, length)| (*base, *length)))
-            .collect();
-        taken.sort_unstable();
-        let mut free = 0;
-        for (base, taken) in taken {
-            if base - free >= length {
-                return Some(free);
+    /// One more binding points there.
+    pub(super) fn refer(&mut self, base: u32) {
+        if let Some(found) = self.taken.get_mut(&base) {
+            found.references += 1;
+        }
+    }
+
+    /// One binding less does.
+    pub(super) fn forget(&mut self, base: u32) {
+        if let Some(found) = self.taken.get_mut(&base) {
+            found.references = found.references.saturating_sub(1);
+        }
+    }
+
+    /// Frees what no binding points at. No program may be reading it any more.
+    pub(super) fn free_unused(&mut self) {
+        self.taken.retain(|_, found| found.references > 0);
+    }
+
+    /// Where the last word would stand if these were put beside what is in force: more than [`Regions::capacity`] when
+    /// they do not fit.
+    pub(super) fn room_for(&self, lengths: impl IntoIterator<Item = u32>, kept: &[Region]) -> u64 {
+        let keep = |base: u32| kept.iter().any(|region| region.base == base);
+        let mut gaps = self.gaps(keep);
+        let mut end =
+            self.taken.iter().map(|(base, found)| u64::from(base + found.length)).max().unwrap_or(0);
+        let mut beyond = u64::from(self.capacity);
+        for length in lengths {
+            match gaps.iter_mut().find(|gap| gap.1 >= length) {
+                Some(gap) => {
+                    *gap = (gap.0 + length, gap.1 - length);
+                    end = end.max(u64::from(gap.0));
+                }
+                None => {
+                    beyond += u64::from(length);
+                    end = beyond;
+                }
             }
-            free = base + taken;
         }
-        (self.capacity - free >= length).then_some(free)
+        end
     }
 
-    pub(super) fn hold(&mut self, base: u32) {
-        if let Some(region) = self.used.get_mut(&base) {
-            region.users += 1;
+    /// Base and length of every free range, ascending. What no binding points at counts as free, unless it is to be kept.
+    fn gaps(&self, keep: impl Fn(u32) -> bool) -> Vec<(u32, u32)> {
+        let mut gaps = Vec::new();
+        let mut next = 0;
+        for (base, found) in &self.taken {
+            if found.references == 0 && !keep(*base) {
+                continue;
+            }
+            if *base > next {
+                gaps.push((next, base - next));
+            }
+            next = base + found.length;
         }
-    }
-
-    /// A binding stops to point here.
-    pub(super) fn let_go(&mut self, base: u32) {
-        let Some(region) = self.used.get_mut(&base) else { return };
-        region.users = region.users.saturating_sub(1);
-        if region.users == 0 {
-            let length = region.length;
-            self.used.remove(&base);
-            self.leaving.insert(base, length);
+        if next < self.capacity {
+            gaps.push((next, self.capacity - next));
         }
+        gaps
     }
+}
 
-    /// No program that began before reads them any more.
-    pub(super) fn grace_passed(&mut self) {
-        self.leaving.clear();
-    }
-
-    /// Words in use.
-    pub(super) fn words(&self) -> u64 {
-        self.used.values().map(|region| u64::from(region.length)).sum()
-    }
+fn first_fit(gaps: &[(u32, u32)], length: u32) -> Option<u32> {
+    gaps.iter().find(|gap| gap.1 >= length).map(|gap| gap.0)
 }
 
 #[cfg(test)]
@@ -109,26 +151,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_filled_only_when_nobody_can_read_it() {
+    fn a_place_is_taken_again_only_when_it_was_freed() {
         let mut regions = Regions::new(100);
-        let bases: Vec<u32> = [40, 30, 30].iter().map(|length| regions.place(*length, 7).unwrap()).collect();
-        assert_eq!((bases.as_slice(), regions.place(1, 7)), ([0, 40, 70].as_slice(), None));
-        bases.iter().for_each(|base| regions.hold(*base));
-        regions.let_go(40);
-        assert_eq!((regions.words(), regions.place(30, 7)), (70, None), "it may still be read");
-        regions.grace_passed();
-        assert_eq!((regions.place(31, 7), regions.place(30, 8)), (None, Some(40)));
-        assert_eq!(regions.candidates(7, 30).collect::<Vec<_>>(), [70]);
+        let first = regions.take(60, 1).unwrap();
+        regions.refer(first.base);
+        let second = regions.take(40, 2).unwrap();
+        assert_eq!((first.base, second.base), (0, 60));
+        regions.forget(first.base);
+        assert_eq!(regions.take(1, 3), None);
+        assert_eq!(regions.candidates(60, 1).next(), Some(first), "it may come again");
+        regions.refer(second.base);
+        regions.free_unused();
+        assert_eq!(regions.take(1, 3).map(|region| region.base), Some(0));
+        assert_eq!(regions.in_force(), 40);
     }
 
     #[test]
-    fn the_last_user_frees() {
-        let mut regions = Regions::new(10);
-        regions.adopt(0, 10, 1);
-        regions.adopt(0, 10, 1);
-        regions.let_go(0);
-        assert_eq!(regions.words(), 10);
-        regions.let_go(0);
-        assert_eq!((regions.words(), regions.is_leaving()), (0, true));
+    fn what_is_adopted_overlaps_nothing() {
+        let mut regions = Regions::new(100);
+        assert!(regions.adopt(Region { base: 10, length: 20 }, 1));
+        for (base, length) in [(0, 11), (29, 1), (15, 2), (10, 20), (90, 11), (u32::MAX, 2), (50, 0)] {
+            assert!(!regions.adopt(Region { base, length }, 1), "{base} {length}");
+        }
+        assert!(regions.adopt(Region { base: 0, length: 10 }, 1));
+        assert!(regions.adopt(Region { base: 30, length: 70 }, 1));
+    }
+
+    #[test]
+    fn room_is_reckoned_with_the_holes_that_there_are() {
+        let mut regions = Regions::new(100);
+        for (length, hash) in [(30, 1), (30, 2), (30, 3)] {
+            let base = regions.take(length, hash).unwrap().base;
+            regions.refer(base);
+        }
+        regions.forget(30);
+        assert!(regions.room_for([30, 10], &[]) <= 100);
+        assert!(regions.room_for([31], &[]) > 100, "the two holes do not touch");
+        let kept = [regions.at(30).unwrap()];
+        assert!(regions.room_for([30], &kept) > 100);
     }
 }

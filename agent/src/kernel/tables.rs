@@ -1,0 +1,142 @@
+//! Entries of the maps, one by one.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{IterableMap, MapData, MapError};
+use egress_warden_common::limits::RECORDS_BYTES;
+use egress_warden_common::state::{LocalKey, RefusedKey, State};
+use memmap2::MmapOptions;
+
+use super::KernelError;
+use super::maps::{Maps, Wire};
+use super::object::errno;
+
+impl Maps {
+    /// Tells the programs which cgroup a slot belongs to.
+    pub(super) fn list_workload(&mut self, cgroup_id: u64, slot: u32) -> Result<(), KernelError> {
+        let done = self.workloads.insert(cgroup_id, slot, 0);
+        done.map_err(|error| full_or(error, self.workloads.map(), "WORKLOADS"))
+    }
+
+    pub(super) fn unlist_workload(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
+        gone(self.workloads.remove(&cgroup_id)).map_err(KernelError::map("WORKLOADS"))
+    }
+
+    /// Every cgroup with its slot.
+    pub(super) fn listed_workloads(&self) -> Result<BTreeMap<u64, u32>, KernelError> {
+        self.workloads.iter().collect::<Result<_, _>>().map_err(KernelError::map("WORKLOADS"))
+    }
+
+    /// Tells the programs what belongs to the workload's network namespace.
+    pub(super) fn list_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
+        let done = self.locals.insert(Wire(key), 1, 0);
+        done.map_err(|error| full_or(error, self.locals.map(), "LOCALS"))
+    }
+
+    pub(super) fn unlist_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
+        gone(self.locals.remove(&Wire(key))).map_err(KernelError::map("LOCALS"))
+    }
+
+    pub(super) fn listed_locals(&self) -> Result<Vec<LocalKey>, KernelError> {
+        let keys: Result<Vec<_>, _> = self.locals.keys().collect();
+        Ok(keys.map_err(KernelError::map("LOCALS"))?.into_iter().map(|key| key.0).collect())
+    }
+
+    pub(super) fn locals_capacity(&self) -> Result<u64, KernelError> {
+        capacity(self.locals.map(), "LOCALS")
+    }
+
+    /// The refused destinations of all workloads, with the number of attempts.
+    pub(super) fn refused(&self) -> Result<Vec<(RefusedKey, u64)>, KernelError> {
+        let mut found = Vec::new();
+        for key in self.refused_keys()? {
+            match self.refused.get(&Wire(key), 0) {
+                Ok(count) => found.push((key, count)),
+                // Its workload has just ended.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(KernelError::map("REFUSED")(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn count_refused(&self) -> Result<u64, KernelError> {
+        Ok(self.refused_keys()?.len() as u64)
+    }
+
+    pub(super) fn refused_capacity(&self) -> Result<u64, KernelError> {
+        capacity(self.refused.map(), "REFUSED")
+    }
+
+    /// Removes the refused destinations of some slots.
+    pub(super) fn forget_refused(&mut self, of: impl Fn(u32) -> bool) -> Result<(), KernelError> {
+        for key in self.refused_keys()?.into_iter().filter(|key| of(key.slot)) {
+            gone(self.refused.remove(&Wire(key))).map_err(KernelError::map("REFUSED"))?;
+        }
+        Ok(())
+    }
+
+    fn refused_keys(&self) -> Result<Vec<RefusedKey>, KernelError> {
+        let keys: Result<Vec<_>, _> = self.refused.keys().collect();
+        Ok(keys.map_err(KernelError::map("REFUSED"))?.into_iter().map(|key| key.0).collect())
+    }
+
+    /// What is counted in a slot.
+    pub(super) fn state(&self, slot: u32) -> Result<State, KernelError> {
+        Ok(self.states.get(&slot, 0).map_err(KernelError::map("STATES"))?.0)
+    }
+
+    /// Nothing is counted any more.
+    pub(super) fn clear_state(&mut self, slot: u32) -> Result<(), KernelError> {
+        // SAFETY: a record of integers, for which all zeros is a value.
+        let empty: State = unsafe { std::mem::zeroed() };
+        self.states.set(slot, Wire(empty), 0).map_err(KernelError::map("STATES"))
+    }
+
+    pub(super) fn states_map(&self) -> &MapData {
+        self.states.map()
+    }
+}
+
+/// Bytes of the ring of records that nobody has read yet, and how many there can be.
+pub(super) fn pending_records(ring: BorrowedFd<'_>) -> Result<(u64, u64), KernelError> {
+    // SAFETY: takes and gives a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(page).map_err(|_| KernelError::Missing("page size"))?;
+    let position = |offset: usize| {
+        let mut options = MmapOptions::new();
+        // SAFETY: the mapping is read through an atomic only, and the kernel writes there with one store.
+        let mapped = unsafe { options.offset(offset as u64).len(page).map(ring.as_raw_fd()) }
+            .map_err(|source| KernelError::Mapping { map: "RECORDS", source })?;
+        // SAFETY: the position stands in the page's first word.
+        Ok(unsafe { &*mapped.as_ptr().cast::<AtomicU64>() }.load(Ordering::Acquire))
+    };
+    let consumed = position(0)?;
+    Ok((position(page)?.saturating_sub(consumed), RECORDS_BYTES.into()))
+}
+
+fn capacity(map: &MapData, name: &'static str) -> Result<u64, KernelError> {
+    Ok(map.info().map_err(KernelError::map(name))?.max_entries().into())
+}
+
+/// Tells a table that is full from one that does not work.
+fn full_or(error: MapError, map: &MapData, name: &'static str) -> KernelError {
+    match (errno(&error), map.info()) {
+        (Some(libc::E2BIG), Ok(info)) => {
+            let capacity = info.max_entries() as usize;
+            KernelError::Full { map: name, wanted: capacity + 1, capacity }
+        }
+        _ => KernelError::map(name)(error),
+    }
+}
+
+/// What is to go may be gone already.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}

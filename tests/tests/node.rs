@@ -1,0 +1,17 @@
+//! Enforcement that outlives the agent, on a real kernel.
+//!
+//! Each test has a BPF file system and cgroups of its own. They run one after the other: some count descriptors.
+
+#[path = "node/support.rs"]
+mod support;
+
+#[path = "node/adoption.rs"]
+mod adoption;
+#[path = "node/figures.rs"]
+mod figures;
+#[path = "node/release.rs"]
+mod release;
+#[path = "node/rulesets.rs"]
+mod rulesets;
+#[path = "node/upgrade.rs"]
+mod upgrade;

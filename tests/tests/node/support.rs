@@ -1,0 +1,191 @@
+//! A BPF file system, a node in it, and a workload that tries to get out.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, anyhow};
+use egress_warden::allowlist;
+use egress_warden::kernel::node::{Adopted, Node, NodeError, NodeOptions};
+use egress_warden::kernel::{OwnNamespace, Sizes};
+use egress_warden::ruleset::compile;
+use egress_warden_tests::probe::{Attempt, Outcome};
+use egress_warden_tests::server::Server;
+use egress_warden_tests::wait::DEADLINE;
+use egress_warden_tests::{TestCgroup, World, bpf};
+use tempfile::TempDir;
+
+/// A BPF file system of the test's own: the node mounts it, because none is there.
+pub(crate) struct Bpffs {
+    directory: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Bpffs {
+    pub(crate) fn new() -> Result<Bpffs> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Bpffs { directory: tempfile::tempdir()?, _alone: alone })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn options(&self) -> NodeOptions {
+        let sizes = Sizes { words: 1 << 12, workloads: 64, refused_destinations: 256 };
+        NodeOptions { bpffs: self.path().to_owned(), sizes, ..NodeOptions::default() }
+    }
+
+    pub(crate) fn open(&self) -> Result<(Node, Vec<Adopted>), NodeError> {
+        Node::open(&self.options())
+    }
+
+    /// Where this version's pins are.
+    pub(crate) fn pins(&self) -> PathBuf {
+        let version = format!("egress-warden/v{}", egress_warden_common::ABI_VERSION);
+        self.path().join(version)
+    }
+
+    /// The pins of links, over all cgroups.
+    pub(crate) fn links(&self) -> Result<usize> {
+        let mut count = 0;
+        for cgroup in fs::read_dir(self.pins().join("links"))? {
+            count += fs::read_dir(cgroup?.path())?.count().max(1);
+        }
+        Ok(count)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // Detached lazily: a test that failed may still hold something open.
+        Command::new("umount").arg("-l").arg(self.path()).stderr(Stdio::null()).status().ok();
+    }
+}
+
+/// A policy with these entries, as the kernel reads it.
+pub(crate) fn words(entries: &str) -> Result<Vec<u64>> {
+    let directory = tempfile::tempdir()?;
+    let text = format!(
+        "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: open}}\nspec:\n  to:\n{entries}\n---\n\
+         apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {{name: test}}\nspec:\n  \
+         select: {{all: true}}\n  mode: enforce\n  allow: [open]\n"
+    );
+    fs::write(directory.path().join("test.yaml"), text)?;
+    let set = allowlist::load(&[directory.path().to_owned()]).map_err(|errors| anyhow!("{errors:?}"))?;
+    Ok(compile(&set.policy("test").context("no policy `test`")?)?.words)
+}
+
+/// Opens one port of the outside host.
+pub(crate) fn opens(port: u16) -> Result<Vec<u64>> {
+    words(&format!("    - {{cidrs: [10.77.2.2/32], ports: [{port}, {port}/udp], why: test}}"))
+}
+
+/// Enforces on a cgroup that runs nothing.
+pub(crate) fn enforce(node: &mut Node, cgroup: &Path, words: &[u64]) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let directory = File::open(cgroup)?;
+    let id = directory.metadata()?.ino();
+    node.enforce(id, directory.as_fd(), cgroup, words, None)?;
+    Ok(id)
+}
+
+/// Empty cgroups below one of the test.
+pub(crate) fn children(parent: &TestCgroup, count: usize) -> Result<Vec<PathBuf>> {
+    let paths = (0..count).map(|number| parent.path().join(format!("workload-{number}")));
+    paths.map(|path| fs::create_dir(&path).map(|()| path).map_err(anyhow::Error::from)).collect()
+}
+
+/// How many programs sit on a cgroup.
+pub(crate) fn programs_on(cgroup: &Path) -> Result<Vec<u32>> {
+    Ok(bpf::programs_on(cgroup)?)
+}
+
+/// Two hosts, and a workload on one of them.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) cgroup: TestCgroup,
+    servers: Vec<Server>,
+}
+
+/// The port that rulesets of the tests open first, and another one.
+pub(crate) const PORTS: [u16; 2] = [80, 81];
+
+impl Scene {
+    pub(crate) fn new() -> Result<Scene> {
+        let world = World::new(&["job", "outside"])?;
+        let outside = world.host("outside");
+        let mut servers = Vec::new();
+        for port in PORTS {
+            servers.push(Server::tcp_greeter(outside, outside.at(port), b"hello")?);
+            servers.push(Server::udp_echo(outside, outside.at(port))?);
+        }
+        Ok(Scene { world, cgroup: TestCgroup::new()?, servers })
+    }
+
+    pub(crate) fn id(&self) -> Result<u64> {
+        self.cgroup.id()
+    }
+
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        self.world.host("outside").at(port)
+    }
+
+    /// Enforces on the workload, whose namespace is known.
+    pub(crate) fn enforce(&self, node: &mut Node, words: &[u64]) -> Result<()> {
+        let found = self.world.host("job").enter(OwnNamespace::of_caller)?;
+        let namespace = OwnNamespace { is_host: false, ..found };
+        let directory = File::open(self.cgroup.path())?;
+        Ok(node.enforce(self.id()?, directory.as_fd(), self.cgroup.path(), words, Some(&namespace))?)
+    }
+
+    /// Tries to connect from inside.
+    pub(crate) fn attempt(&self, port: u16) -> Result<Outcome> {
+        Attempt::Tcp.make_inside(self.world.host("job"), &self.cgroup, self.at(port), DEADLINE)
+    }
+
+    /// What the servers have answered.
+    pub(crate) fn served(&self) -> usize {
+        self.servers.iter().map(Server::served).sum()
+    }
+
+    /// A UDP socket inside that stays open.
+    pub(crate) fn sender(&self, port: u16) -> Result<Sender> {
+        let program = format!(
+            "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.connect(('{}',{port}))\n\
+             for line in sys.stdin:\n  try:\n    s.send(b'x'); s.recv(9); print(0,flush=True)\n  \
+             except OSError as e: print(e.errno,flush=True)\n",
+            self.at(port).ip()
+        );
+        let mut command = self.world.host("job").command("python3");
+        command.args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(Sender(self.cgroup.spawn(command)?))
+    }
+}
+
+/// Sends a datagram on its one socket whenever it is told to.
+pub(crate) struct Sender(Child);
+
+impl Sender {
+    /// Sends one and waits for its answer; the error number, or 0.
+    pub(crate) fn send(&mut self) -> Result<i32> {
+        writeln!(self.0.stdin.as_mut().context("a pipe")?)?;
+        let mut line = Vec::new();
+        // One line comes for one told, so nothing is lost with the reader.
+        BufReader::new(self.0.stdout.as_mut().context("a pipe")?).read_until(b'\n', &mut line)?;
+        Ok(String::from_utf8(line)?.trim().parse()?)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // Gone already where its cgroup was removed first.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
