@@ -6,6 +6,7 @@
 
 pub mod allowlist;
 pub mod cli;
+pub mod control;
 pub mod enforce;
 pub mod exec;
 pub mod http;
