@@ -104,7 +104,7 @@ impl Totals {
 
 /// Violations by reason since the baseline. A counter never falls; one that did was of another life of the slot.
 pub fn by_reason<'a>(state: &'a State, baseline: &'a Counts) -> impl Iterator<Item = (Reason, u64)> + 'a {
-    Reason::ALL.iter().map(|reason| {
+    Reason::ALL.iter().filter(|reason| !reason.allows()).map(|reason| {
         let row = *reason as usize;
         let cells = state.counts[row].iter().zip(&baseline[row]);
         (*reason, cells.map(|(now, then)| now.saturating_sub(*then)).sum())
