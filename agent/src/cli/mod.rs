@@ -5,6 +5,7 @@ pub mod check;
 pub mod diff;
 pub mod exec;
 pub mod explain;
+pub mod run;
 
 use std::process::ExitCode;
 
