@@ -57,7 +57,10 @@ impl Allowlists {
         let set = match allowlist::read_stored(texts).set {
             Ok(set) => set,
             Err(diagnostics) => {
-                return error!(errors = text(&diagnostics), "the last good allowlists are not valid for this version");
+                return error!(
+                    errors = text(&diagnostics),
+                    "the last good allowlists are not valid for this version"
+                );
             }
         };
         match reconciler.apply(&set, from) {
@@ -91,7 +94,10 @@ impl Allowlists {
         match reconciler.apply(&set, RulesFrom::Files) {
             Ok(selection) => {
                 selected.send_replace(selection);
-                info!(milliseconds = began.elapsed().map_or(0, |taken| taken.as_millis() as u64), "allowlists were read");
+                info!(
+                    milliseconds = began.elapsed().map_or(0, |taken| taken.as_millis() as u64),
+                    "allowlists were read"
+                );
                 self.in_force = Some(fingerprint);
                 self.store(&reading.texts);
             }

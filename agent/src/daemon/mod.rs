@@ -52,7 +52,8 @@ async fn serve(config: Config) -> Result<()> {
     let mount = CgroupMount::find(config.cgroup_root.as_deref())?;
     let saved = Saved::open(&config.state_dir)
         .with_context(|| format!("state directory {}", config.state_dir.display()))?;
-    let pins = (config.pin_directory.parent(), config.pin_directory.file_name().and_then(|name| name.to_str()));
+    let pins =
+        (config.pin_directory.parent(), config.pin_directory.file_name().and_then(|name| name.to_str()));
     let (Some(bpffs), Some(directory)) = pins else {
         bail!("pin_directory: {}: name a directory in a bpffs", config.pin_directory.display());
     };
@@ -131,9 +132,10 @@ impl Agent {
         let log = node.log_fd().map(readable).transpose()?;
         let hints_lost = node.cgroup_events_lost();
         let clock = ClockWatch::new()?;
-        let audit_log = config.audit_log.as_deref().map(|path| {
-            AuditLog::open(path).with_context(|| format!("audit_log {}", path.display()))
-        });
+        let audit_log = config
+            .audit_log
+            .as_deref()
+            .map(|path| AuditLog::open(path).with_context(|| format!("audit_log {}", path.display())));
         Ok(Self {
             reconciler,
             allowlists: Allowlists::new(config)?,
