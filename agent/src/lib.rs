@@ -6,11 +6,17 @@
 
 pub mod allowlist;
 pub mod cli;
+pub mod control;
 pub mod enforce;
 pub mod exec;
+pub mod http;
 pub mod kernel;
+pub mod metrics;
+mod mountinfo;
 pub mod policy;
+pub mod quarantine;
 pub mod records;
 pub mod ruleset;
+mod state_file;
 pub mod text;
 pub mod workload;

@@ -3,6 +3,10 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Could it move the cursor, or turn the direction of writing?
 #[must_use]
@@ -43,6 +47,14 @@ pub fn complain(message: impl Display) {
 /// Writes a text of several lines to standard error, which may be closed.
 pub fn tell(text: &str) {
     let _ = io::stderr().write_all(visible_lines(text).as_bytes());
+}
+
+/// A moment as RFC 3339 writes it, in UTC.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    // A time that no calendar holds says so itself.
+    time.format(&Rfc3339).unwrap_or_else(|_| time.unix_timestamp().to_string())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is done to this repository: make a machine ready, build, test, show.
 
+mod codegen;
 mod demo;
 mod run;
 mod setup;
@@ -21,7 +22,7 @@ struct Task {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TASKS: [Task; 6] = [
+const TASKS: [Task; 7] = [
     Task { name: "setup", summary: "make this machine ready", help: setup::HELP, run: setup::task },
     Task { name: "build", summary: "build target/release/egress-warden", help: BUILD_HELP, run: build },
     Task {
@@ -29,6 +30,12 @@ const TASKS: [Task; 6] = [
         summary: "run every test that needs no VM and no cluster",
         help: test::HELP,
         run: test::task,
+    },
+    Task {
+        name: "codegen",
+        summary: "write what is generated and committed",
+        help: codegen::HELP,
+        run: codegen::task,
     },
     Task {
         name: "text",

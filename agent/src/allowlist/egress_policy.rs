@@ -60,6 +60,8 @@ pub(crate) struct Quarantine {
 pub(crate) struct Later {
     pub(crate) at: Span,
     pub(crate) what: String,
+    /// Can the agent enforce it?
+    pub(crate) by_agent: bool,
 }
 
 /// Reads `spec` of an EgressPolicy. A part that is wrong is reported and left out, so that the rest is looked at too.
@@ -110,7 +112,7 @@ fn names(node: &Node, key: &str, report: &mut Report) -> Option<Vec<Located<Stri
 fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let mut later = Vec::new();
     let mut add = |key: &str, what: String| {
-        later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what }));
+        later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what, by_agent: false }));
     };
     if let Some(node) = fields.get("raw")
         && let Some(protocols) = unique_list(node, "raw", report, protocol)
@@ -223,14 +225,14 @@ fn quarantine_later(
         let (word, action) = one_of(node, "action", &words, report).unwrap_or(isolate);
         settings.action = action;
         if action != Action::Isolate {
-            later.push(Later { at: node.at, what: format!("quarantine.action: {word}") });
+            later.push(Later { at: node.at, what: format!("quarantine.action: {word}"), by_agent: true });
         }
     }
     if let Some(node) = fields.get("scope") {
         let words = [("pod", Scope::Pod), ("job", Scope::Job)];
         settings.scope = one_of(node, "scope", &words, report).unwrap_or_default();
         if settings.scope == Scope::Job {
-            later.push(Later { at: node.at, what: "quarantine.scope: job".to_owned() });
+            later.push(Later { at: node.at, what: "quarantine.scope: job".to_owned(), by_agent: false });
         }
     }
     if let Some(node) = fields.get("release") {
@@ -240,7 +242,7 @@ fn quarantine_later(
         {
             settings.release = Some(nanoseconds);
             let what = format!("quarantine.release: {}", written.unwrap_or_default());
-            later.push(Later { at: node.at, what });
+            later.push(Later { at: node.at, what, by_agent: true });
         }
     }
 }

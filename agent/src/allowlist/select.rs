@@ -8,6 +8,8 @@ use super::fields::{Fields, filled_list};
 use super::scalar::{boolean, shorten, text};
 use super::source::Located;
 use super::tree::Node;
+use crate::workload::Pod;
+use crate::workload::pattern::Pattern;
 
 /// A selector in a form that can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,6 +36,25 @@ impl fmt::Display for Select {
         let written: Vec<String> =
             written.map(|(open, content, close)| format!("{open}{content}{close}")).collect();
         f.write_str(&written.join(", "))
+    }
+}
+
+impl Select {
+    /// The globs of cgroups, without the slash in front.
+    pub(crate) fn cgroups(&self) -> impl Iterator<Item = &str> {
+        self.cgroups.iter().map(String::as_str)
+    }
+
+    /// Do `namespaces` and `labels` let this pod through? What is no pod has neither.
+    pub(crate) fn selects_pod(&self, pod: Option<&Pod>) -> bool {
+        if self.namespaces.is_empty() && self.labels.is_empty() {
+            return true;
+        }
+        pod.is_some_and(|pod| {
+            let labelled = |(key, value): (&String, &String)| pod.labels.get(key) == Some(value);
+            (self.namespaces.is_empty() || self.namespaces.contains(&pod.namespace))
+                && self.labels.iter().all(labelled)
+        })
     }
 }
 
@@ -138,8 +159,8 @@ fn cgroup(node: &Node, report: &mut Report) -> Option<String> {
         "write the path below the cgroup2 mount, such as /system.slice/train-*.service"
     } else if inside.split('/').any(|part| matches!(part, "" | "." | "..")) {
         "write the path without empty parts, `.` and `..`"
-    } else if inside.matches('[').count() != inside.matches(']').count() {
-        "close the bracket; * ? and [a-z] match inside one part of the path"
+    } else if Pattern::new(inside).is_err() {
+        "* ? and [a-z] match inside one part of the path, ** any number of parts; close every bracket"
     } else {
         return Some(inside.to_owned());
     };

@@ -182,7 +182,7 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
                     expires: entry.expires,
                     keep: false,
                 }));
-                beyond.push(later(at, "domains".to_owned(), sources));
+                beyond.push(later(at, "domains".to_owned(), false, sources));
                 domains.extend(names.into_iter().map(|name| (origin.clone(), name.value)));
             }
         }
@@ -190,8 +190,8 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
     Destinations { origin: sources.origin(document.at), name, rules, domains, by_name, beyond }
 }
 
-fn later(at: Span, what: String, sources: &Sources) -> Beyond {
-    Beyond { origin: sources.origin(at), what }
+fn later(at: Span, what: String, by_agent: bool, sources: &Sources) -> Beyond {
+    Beyond { origin: sources.origin(at), what, by_agent }
 }
 
 fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
@@ -212,6 +212,8 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
         origin: sources.origin(rule.at),
         violations: rule.violations,
         within_ns: rule.within_ns,
+        action: document.settings.action,
+        release_ns: document.settings.release,
     });
     let values =
         |names: Vec<super::source::Located<String>>| names.into_iter().map(|name| name.value).collect();
@@ -227,7 +229,7 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
             beyond_exec: document
                 .later
                 .into_iter()
-                .map(|egress_policy::Later { at, what }| later(at, what, sources))
+                .map(|egress_policy::Later { at, what, by_agent }| later(at, what, by_agent, sources))
                 .collect(),
         },
         allow: values(document.allow),

@@ -76,6 +76,23 @@ pub enum Action {
     Kill,
 }
 
+impl Action {
+    const NAMES: [(Self, &'static str); 3] =
+        [(Self::Isolate, "isolate"), (Self::Freeze, "freeze"), (Self::Kill, "kill")];
+
+    /// As it is written in a policy.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(action, _)| *action == self).map_or("", |(_, name)| name)
+    }
+
+    /// The action that is written so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(action, _)| *action)
+    }
+}
+
 /// `quarantine.scope`, the narrower first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {

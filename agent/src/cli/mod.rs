@@ -2,9 +2,15 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod detach;
 pub mod diff;
 pub mod exec;
 pub mod explain;
+pub mod quarantine;
+mod socket;
+pub mod status;
+mod table;
+pub mod watch;
 
 use std::process::ExitCode;
 
@@ -24,12 +30,20 @@ struct Cli {
 enum Command {
     /// Validate allowlists and print what they compile to
     Check(check::CheckArgs),
+    /// Take enforcement out of the kernel
+    Detach(detach::DetachArgs),
     /// Say what a change of allowlists newly allows and refuses
     Diff(diff::DiffArgs),
     /// Run a command in a new cgroup under a policy
     Exec(exec::ExecArgs),
     /// Say whether a policy lets a destination through, and by which rule
     Explain(explain::ExplainArgs),
+    /// Put workloads into quarantine, let them out, and list them
+    Quarantine(quarantine::QuarantineArgs),
+    /// Show what the running agent enforces
+    Status(status::StatusArgs),
+    /// Show violations as they happen
+    Watch(watch::WatchArgs),
 }
 
 /// Parses the command line and does what it says.
@@ -51,6 +65,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Check(args) => check::run(&args, &check::compiled_size),
+        Command::Detach(args) => detach::main(&args, &detach::without_an_agent),
         Command::Diff(args) => diff::main(&args),
         Command::Exec(args) => {
             if args.kernel_log {
@@ -59,6 +74,9 @@ pub fn main() -> ExitCode {
             std::process::exit(exec::exec(args))
         }
         Command::Explain(args) => explain::main(&args),
+        Command::Quarantine(args) => quarantine::main(args),
+        Command::Status(args) => status::main(&args),
+        Command::Watch(args) => watch::main(&args),
     }
 }
 

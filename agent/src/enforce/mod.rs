@@ -2,8 +2,16 @@
 //! writer to the kernel, and one task: whoever wants something of it sends a [`Request`].
 #![forbid(unsafe_code)]
 
+mod apply;
+mod follow;
 mod handle;
+mod member;
+mod observe;
+pub mod reconciler;
+pub mod rules;
+pub mod saved;
 pub mod snapshot;
+pub mod totals;
 
 pub use handle::{Handle, Refusal, Request};
 pub use snapshot::Snapshot;

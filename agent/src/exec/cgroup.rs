@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::exec::janitor::{Janitor, NAME_PREFIX};
-use crate::exec::mountinfo;
 use crate::exec::remove::{destroy, thaw};
+use crate::mountinfo;
 
 /// How long to wait for killed processes to be gone. They go in milliseconds unless a device holds them.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(10);

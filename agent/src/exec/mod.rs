@@ -15,7 +15,6 @@ mod init;
 pub mod jail;
 mod janitor;
 mod message;
-pub(crate) mod mountinfo;
 mod mounts;
 mod remove;
 pub mod run;

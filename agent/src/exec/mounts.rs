@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
-use crate::exec::mountinfo::{self, Mount};
+use crate::mountinfo::{self, Mount};
 
 const CGROUP: &str = "/sys/fs/cgroup";
 

@@ -19,6 +19,7 @@ use crate::allowlist::{self, AllowlistSet, Diagnostic};
 use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
 use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Preparation, Probe, Sizes};
 use crate::policy::{Beyond, Mode, Policy, Rule};
+use crate::records::Origin;
 use crate::ruleset::{CompileError, Compiled, compile};
 use crate::text::{complain, tell, visible};
 
@@ -132,7 +133,7 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let mut enforcer = enforce(preparation, &cgroup, &compiled, &namespace, options.kernel_log)?;
     let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
     let workload = cgroup.name();
-    let origin = events::Origin { workload, clock_offset: wall_clock()?.offset };
+    let origin = Origin { workload: &workload, clock_offset: wall_clock()?.offset };
     let mut session = Session {
         enforcer,
         compiled: &compiled,
@@ -234,7 +235,7 @@ struct Session<'a> {
     enforcer: Enforcer,
     compiled: &'a Compiled,
     events: Option<BufWriter<File>>,
-    origin: events::Origin,
+    origin: Origin<'a>,
     clock: Option<ClockWatch>,
     culprits: Culprits,
     /// The first failure to write a record; told at the end, because the command runs on under enforcement.

@@ -9,8 +9,8 @@ use egress_warden_common::reason::Protocol;
 use egress_warden_common::state::{Process, Record, RefusedKey, State};
 use egress_warden_common::{Address, Reason};
 
-use super::events::{known, name_of};
 use crate::policy::{Mode, Policy, Rule};
+use crate::records::{known, name_of};
 use crate::ruleset::Compiled;
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::nearest;

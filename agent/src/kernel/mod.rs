@@ -4,6 +4,7 @@
 mod attach;
 mod bpf;
 pub mod clock;
+pub mod diag;
 mod error;
 mod maps;
 mod memory;
@@ -13,10 +14,12 @@ mod object;
 mod probe;
 pub mod sys;
 mod tables;
+mod wait;
 
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;
 pub use namespace::OwnNamespace;
-pub use node::Node;
+pub use node::{Adopted, Node, NodeOptions};
 pub use object::{Enforcer, Preparation, Sizes};
 pub use probe::{MINIMUM_KERNEL, Probe};
+pub use wait::readable;

@@ -1,13 +1,17 @@
 //! The caller's network namespace: its cookie, its addresses, its uplinks.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use std::thread;
+
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{Interface, if_nameindex};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 
 use super::{KernelError, Probe};
 
@@ -29,6 +33,33 @@ pub struct OwnNamespace {
 }
 
 impl OwnNamespace {
+    /// Examines the network namespace of a process. `None` where it is not a namespace that whoever started the workload
+    /// gave it: one that was made inside, in a user namespace of its own, would open loopback to its maker.
+    pub fn of_process(pid: u32) -> Result<Option<Self>, KernelError> {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).map_err(failed("a process's network namespace"))?;
+        if !belongs_to_own_user_namespace(&file)? {
+            return Ok(None);
+        }
+        // On a thread of its own, which ends there: this one stays where it is.
+        let thread = thread::spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| failed("setns")(error.into()))?;
+            Self::of_caller()
+        });
+        thread.join().map_err(|_| KernelError::Missing("a thread"))?.map(Some)
+    }
+
+    /// A socket that becomes readable when an address or an interface of a process's network namespace changes.
+    pub fn changes_of(pid: u32) -> Result<OwnedFd, KernelError> {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).map_err(failed("a process's network namespace"))?;
+        let thread = thread::spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| failed("setns")(error.into()))?;
+            subscribe().map_err(failed("rtnetlink"))
+        });
+        thread.join().map_err(|_| KernelError::Missing("a thread"))?
+    }
+
     /// Examines the network namespace of the calling thread.
     pub fn of_caller() -> Result<Self, KernelError> {
         let mut addresses: Vec<IpAddr> = getifaddrs()
@@ -50,6 +81,38 @@ impl OwnNamespace {
     }
 }
 
+// The groups of linux/rtnetlink.h: links, and addresses of either family.
+const RTMGRP_LINK: u32 = 1;
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+
+fn subscribe() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+fn belongs_to_own_user_namespace(namespace: &File) -> Result<bool, KernelError> {
+    /// `NS_GET_USERNS` of linux/nsfs.h.
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: no pointers; the result is checked before it becomes an owned descriptor.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if owner < 0 {
+        // Owned by a user namespace that is not below the caller's, so not by its own.
+        return match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EPERM) => Ok(false),
+            error => Err(failed("NS_GET_USERNS")(error)),
+        };
+    }
+    // SAFETY: the kernel has just opened it for this process.
+    let owner = File::from(unsafe { OwnedFd::from_raw_fd(owner) });
+    let number =
+        |found: io::Result<fs::Metadata>| found.map(|found| found.ino()).map_err(failed("user namespace"));
+    Ok(number(owner.metadata())? == number(fs::metadata("/proc/self/ns/user"))?)
+}
+
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::Namespace { what, source }
 }
@@ -63,7 +126,7 @@ const FIXED_NUMBERS: (u32, u32) = (6, 18);
 // container's own. Where that cannot be read either, the answer is "host": then loopback needs a word in the policy
 // although it need not, which is the safe way to be wrong.
 fn is_host() -> Result<bool, KernelError> {
-    let own = fs::metadata("/proc/self/ns/net").map_err(failed("/proc/self/ns/net"))?.ino();
+    let own = fs::metadata("/proc/thread-self/ns/net").map_err(failed("/proc/thread-self/ns/net"))?.ino();
     let first = fs::metadata("/proc/1/ns/net").ok().map(|namespace| namespace.ino());
     Ok(is_host_number(own, first, Probe::new()?.version()))
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::allowlist::Action;
+
 pub mod icmp;
 mod merge;
 pub mod metadata;
@@ -95,7 +97,7 @@ pub struct Deny {
     pub why: String,
 }
 
-/// A quarantine rule. The action is `isolate` here; others are listed in [`Policy::beyond_exec`].
+/// A quarantine rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
     /// Where it stands.
@@ -104,6 +106,10 @@ pub struct Quarantine {
     pub violations: u32,
     /// `within`, in nanoseconds.
     pub within_ns: u64,
+    /// What follows it: `exec` only isolates.
+    pub action: Action,
+    /// When it ends by itself, in nanoseconds after it began; `None` means by hand.
+    pub release_ns: Option<u64>,
 }
 
 /// Something a policy asks for that only the agent or a later version can enforce.
@@ -113,6 +119,8 @@ pub struct Beyond {
     pub origin: Origin,
     /// The entry, as an operator would name it: `domains`, `dns.resolvers`, `quarantine.action: kill`.
     pub what: String,
+    /// Can the agent enforce it?
+    pub by_agent: bool,
 }
 
 /// A policy, whole.
@@ -141,5 +149,10 @@ impl Policy {
     #[must_use]
     pub fn opens_metadata(&self) -> bool {
         self.deny.iter().all(|deny| deny.origin.is_some())
+    }
+
+    /// What it asks for that the agent cannot enforce either.
+    pub fn beyond_agent(&self) -> impl Iterator<Item = &Beyond> {
+        self.beyond_exec.iter().filter(|entry| !entry.by_agent)
     }
 }

@@ -85,6 +85,14 @@ pub struct RuleInfo {
     pub kind: RuleKind,
 }
 
+impl RuleInfo {
+    /// Where it was written, or what a built-in refusal protects: what a record says of it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.origin.as_ref().map_or_else(|| self.why.clone(), ToString::to_string)
+    }
+}
+
 impl fmt::Display for RuleInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {

@@ -4,6 +4,13 @@
 //! [`Change`], over one channel. What follows from a change is [`crate::enforce`]'s business, never a source's.
 #![forbid(unsafe_code)]
 
+pub mod cgroup_tree;
+pub mod cgroups;
+mod finder;
+pub mod mount;
+pub mod network;
+pub mod pattern;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::exec::mountinfo;
+use crate::mountinfo;
 
 /// `FILEID_KERNFS`, from linux/exportfs.h.
 const KERNFS_HANDLE: libc::c_int = 0xfe;

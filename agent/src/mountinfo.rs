@@ -1,4 +1,4 @@
-//! `/proc/PID/mountinfo`, as far as the jail needs it.
+//! `/proc/PID/mountinfo`, as far as it is needed here.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -1,0 +1,129 @@
+//! `egress-warden status`: what the running agent enforces.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use super::socket::{SocketArg, finish, json};
+use super::table::{ago, table};
+use crate::control::protocol::{Allowlists, Answer, Policy, Request, Status, Workload};
+use crate::text::{visible, visible_lines};
+
+/// What `status` is asked.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+One line for each workload that a policy selects: its policy, mode, ruleset (the first 8 digits of its hash), protection \
+tier, violations so far, quarantine, and for how long it has been enforced. Names that are too long are shortened in the \
+middle; --json has all of them. Below: policies, where the rules come from, whether the agent is ready and why not.
+
+Exit codes: 0 the agent answered, ready or not (`ready` in --json tells); 1 it did not.
+
+Examples:
+  egress-warden status
+  egress-warden status --json | jq -e .ready
+  egress-warden status --json | jq '.workloads[] | select(.quarantine)'")]
+pub struct StatusArgs {
+    /// Print JSON; docs/control.md describes it
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+/// Runs the command.
+#[must_use]
+pub fn main(args: &StatusArgs) -> ExitCode {
+    let status = args.socket.ask(Request::Status, |answer| match answer {
+        Answer::Status(status) => Some(status),
+        _ => None,
+    });
+    finish(status.map(|status| if args.json { json(&status) } else { text(&status) }))
+}
+
+/// For people.
+fn text(status: &Status) -> String {
+    let mut out = if status.workloads.is_empty() {
+        "no policy selects any workload on this node\n".to_owned()
+    } else {
+        workloads(&status.workloads)
+    };
+    out.push('\n');
+    for workload in &status.workloads {
+        if let Some(failure) = &workload.failure {
+            line(&mut out, "not enforced", &format!("{}: {failure}", workload.workload));
+        }
+    }
+    line(&mut out, "policies", &policies(&status.policies));
+    allowlists(&mut out, &status.allowlists);
+    if status.records_lost > 0 {
+        line(&mut out, "records", &format!("{} were lost; the violations are counted", status.records_lost));
+    }
+    let ready = match &status.not_ready {
+        None => "yes".to_owned(),
+        Some(why) => format!("no: {why}"),
+    };
+    line(&mut out, "ready", &ready);
+    out
+}
+
+fn workloads(workloads: &[Workload]) -> String {
+    let head = ["WORKLOAD", "POLICY", "MODE", "RULESET", "TIER", "VIOLATIONS", "QUARANTINE", "SINCE"];
+    let rows: Vec<[String; 8]> = workloads
+        .iter()
+        .map(|workload| {
+            [
+                workload.workload.clone(),
+                workload.policy.clone(),
+                workload.mode.clone(),
+                short(&workload.ruleset),
+                workload.tier.clone(),
+                workload.violations.to_string(),
+                workload.quarantine.as_ref().map_or("-", |quarantine| quarantine.action.name()).to_owned(),
+                workload.enforced_since.as_deref().map_or_else(|| "-".to_owned(), ago),
+            ]
+        })
+        .collect();
+    table(head, &rows, &[0, 1])
+}
+
+fn policies(policies: &[Policy]) -> String {
+    let told = policies.iter().map(|policy| {
+        let plural = if policy.workloads == 1 { "" } else { "s" };
+        let Policy { name, mode, workloads, .. } = policy;
+        format!("{name} ({mode}, {}, {workloads} workload{plural})", short(&policy.ruleset))
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}
+
+fn allowlists(out: &mut String, allowlists: &Allowlists) {
+    let source = match allowlists.source.as_str() {
+        "files" => "the files",
+        "last-good" => "the copy of the last valid files",
+        "pinned" => "what is pinned in the kernel",
+        "none" => "none yet",
+        other => other,
+    };
+    match &allowlists.error {
+        None => line(out, "allowlists", &format!("{source}, loaded {}", allowlists.loaded)),
+        Some(error) => {
+            line(out, "allowlists", &format!("{source}; loading the files failed {}:", allowlists.loaded));
+            for finding in error.lines() {
+                line(out, "", finding);
+            }
+        }
+    }
+}
+
+/// The first 8 digits of a hash.
+fn short(ruleset: &str) -> String {
+    ruleset.chars().take(8).collect()
+}
+
+fn line(out: &mut String, head: &str, text: &str) {
+    // Writing into a string cannot fail.
+    let _ = writeln!(out, "{head:<12}  {}", indented(text));
+}
+
+fn indented(text: &str) -> String {
+    visible_lines(text.trim_end()).lines().map(visible).collect::<Vec<_>>().join("\n              ")
+}

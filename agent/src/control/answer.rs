@@ -1,0 +1,134 @@
+//! The reconciler's snapshot as the protocol tells it.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use egress_warden_common::Reason;
+use egress_warden_common::reason::Protocol;
+use egress_warden_common::state::State;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::protocol::{
+    Allowlists, Past, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
+};
+use crate::enforce::Snapshot;
+use crate::enforce::snapshot::{PolicyStatus, QuarantineStatus, RulesFrom, WorkloadStatus};
+use crate::policy::Mode;
+
+/// The whole.
+pub(super) fn status(snapshot: &Snapshot) -> Status {
+    let reload = &snapshot.reload;
+    Status {
+        schema: SCHEMA,
+        ready: snapshot.ready.is_ok(),
+        not_ready: snapshot.ready.clone().err(),
+        allowlists: Allowlists {
+            source: source(reload.source).to_owned(),
+            loaded: rfc3339(reload.at),
+            error: reload.outcome.clone().err(),
+        },
+        policies: snapshot.policies.iter().map(policy).collect(),
+        workloads: snapshot.workloads.iter().map(workload).collect(),
+        records_lost: snapshot.records_lost,
+    }
+}
+
+/// What is in quarantine, and what was.
+pub(super) fn quarantines(snapshot: &Snapshot, history: Option<Vec<Past>>) -> Quarantines {
+    let active = snapshot.workloads.iter().filter_map(|workload| {
+        let quarantine = quarantine(workload.quarantine.as_ref()?);
+        Some(Quarantined {
+            workload: workload.label.clone(),
+            path: workload.path.clone(),
+            policy: workload.policy.clone(),
+            quarantine,
+        })
+    });
+    Quarantines { schema: SCHEMA, active: active.collect(), history }
+}
+
+fn policy(policy: &PolicyStatus) -> Policy {
+    Policy {
+        name: policy.name.clone(),
+        mode: mode(policy.mode).to_owned(),
+        ruleset: hash(policy.ruleset),
+        workloads: policy.workloads,
+    }
+}
+
+fn workload(workload: &WorkloadStatus) -> Workload {
+    let violations_by_reason = violations(&workload.state);
+    Workload {
+        workload: workload.label.clone(),
+        path: workload.path.clone(),
+        cgroup: workload.cgroup,
+        pod: workload.pod.as_ref().map(|pod| Pod {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }),
+        policy: workload.policy.clone(),
+        mode: mode(workload.mode).to_owned(),
+        ruleset: hash(workload.ruleset),
+        tier: workload.tier.name().to_owned(),
+        enforced_since: workload.enforced_since.map(rfc3339),
+        failure: workload.failure.clone(),
+        violations: violations_by_reason.values().flat_map(BTreeMap::values).sum(),
+        violations_by_reason,
+        quarantine: workload.quarantine.as_ref().map(quarantine),
+    }
+}
+
+fn quarantine(quarantine: &QuarantineStatus) -> Quarantine {
+    Quarantine {
+        since: rfc3339(quarantine.since),
+        action: quarantine.action.into(),
+        who: quarantine.who.clone(),
+        why: quarantine.why.clone(),
+        until: quarantine.until.map(rfc3339),
+    }
+}
+
+fn violations(state: &State) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    for reason in Reason::ALL.iter().filter(|reason| !reason.allows()) {
+        let counts = state.counts[*reason as usize];
+        let counted =
+            Protocol::ALL.iter().map(|protocol| (protocol.name().to_owned(), counts[*protocol as usize]));
+        let counted: BTreeMap<String, u64> = counted.filter(|(_, count)| *count > 0).collect();
+        if !counted.is_empty() {
+            all.insert(reason.name().to_owned(), counted);
+        }
+    }
+    all
+}
+
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Audit => "audit",
+    }
+}
+
+const fn source(source: RulesFrom) -> &'static str {
+    match source {
+        RulesFrom::Files => "files",
+        RulesFrom::LastGood => "last-good",
+        RulesFrom::Pinned => "pinned",
+        RulesFrom::Nowhere => "none",
+    }
+}
+
+fn hash(ruleset: u64) -> String {
+    format!("{ruleset:016x}")
+}
+
+/// In whole seconds.
+fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    time.replace_nanosecond(0)
+        .unwrap_or(time)
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| time.unix_timestamp().to_string())
+}

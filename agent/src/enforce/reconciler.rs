@@ -1,0 +1,337 @@
+//! The state of the node and every change of it. One owner, no locks: whatever happens comes here as a call.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use egress_warden_common::state::State;
+use tracing::{error, info, warn};
+
+use super::Refusal;
+use super::member::{Member, open, under};
+use super::rules::{Effective, Rules};
+use super::saved::Saved;
+use super::snapshot::{Delays, Reload, RulesFrom};
+use super::totals::{NO_COUNTS, Totals};
+use crate::kernel::clock::boot_ns;
+use crate::kernel::{Adopted, Node, OwnNamespace};
+use crate::quarantine::Quarantines;
+use crate::workload::{Change, Workload};
+
+/// For how long a workload that is gone can still be seen.
+pub(super) const REMEMBER_GONE: Duration = Duration::from_secs(600);
+
+/// The reconciler.
+pub struct Reconciler {
+    pub(super) node: Node,
+    pub(super) mount: PathBuf,
+    pub(super) rules: Option<Rules>,
+    pub(super) reload: Reload,
+    pub(super) members: BTreeMap<u64, Member>,
+    pub(super) gone: Vec<(Instant, Member, Box<State>)>,
+    pub(super) totals: Totals,
+    pub(super) quarantines: Quarantines,
+    pub(super) delays: Delays,
+    /// Seconds without enforcement of workloads that are enforced by now, or gone.
+    pub(super) unenforced: f64,
+    /// An operator took enforcement out.
+    pub(super) detached: bool,
+    pub(super) saved: Saved,
+}
+
+impl Reconciler {
+    /// Takes over what an earlier agent left in the kernel.
+    #[must_use]
+    pub fn new(
+        node: Node,
+        adopted: &[Adopted],
+        mount: PathBuf,
+        quarantines: Quarantines,
+        saved: Saved,
+    ) -> Self {
+        let reload = Reload {
+            at: SystemTime::now(),
+            outcome: Err("the allowlists were not read yet".into()),
+            source: RulesFrom::Nowhere,
+        };
+        let totals = saved.totals();
+        let mut reconciler = Self {
+            node,
+            mount,
+            rules: None,
+            reload,
+            members: BTreeMap::new(),
+            gone: Vec::new(),
+            totals,
+            quarantines,
+            delays: Delays::default(),
+            unenforced: 0.0,
+            detached: false,
+            saved,
+        };
+        for one in adopted {
+            let member = reconciler.saved.member(one);
+            reconciler.members.insert(one.cgroup, member);
+        }
+        let quarantined: Vec<u64> =
+            adopted.iter().filter(|one| one.quarantined_at != 0).map(|one| one.cgroup).collect();
+        reconciler.quarantines.adopt(&quarantined);
+        for cgroup in quarantined {
+            // One that no agent followed up yet is found at the first look.
+            if let Some(member) = reconciler.members.get_mut(&cgroup) {
+                member.quarantine_seen = reconciler.quarantines.knows(cgroup);
+            }
+        }
+        reconciler
+    }
+
+    /// A source tells of workloads.
+    pub fn change(&mut self, change: Change) {
+        match change {
+            Change::All(workloads) => self.all(workloads),
+            Change::Appeared { workload, created } => {
+                self.appeared(workload);
+                if let (Some(created), Ok(now)) = (created, boot_ns()) {
+                    self.delays.observe(now.saturating_sub(created) as f64 / 1e9);
+                }
+            }
+            Change::Gone { cgroup } => self.let_go(cgroup),
+            Change::Network { cgroup, namespace } => self.network(cgroup, namespace),
+        }
+        self.save_soon();
+    }
+
+    fn all(&mut self, workloads: Vec<Workload>) {
+        let there: HashMap<u64, Workload> = workloads.into_iter().map(|one| (one.cgroup, one)).collect();
+        // Without valid policies nothing is known of who is selected; what is pinned stays as it is.
+        if self.rules.is_some() {
+            let lost: Vec<u64> =
+                self.members.keys().filter(|cgroup| !there.contains_key(cgroup)).copied().collect();
+            for cgroup in lost {
+                self.let_go(cgroup);
+            }
+        }
+        for workload in there.into_values() {
+            self.appeared(workload);
+        }
+    }
+
+    /// Enforces a workload that may be new, already enforced, or enforced by something older.
+    pub(super) fn appeared(&mut self, workload: Workload) {
+        if self.detached {
+            return;
+        }
+        let Some(rules) = &mut self.rules else { return };
+        let cgroup = workload.cgroup;
+        let effective = match rules.of(&workload) {
+            Ok(Some(effective)) => effective,
+            Ok(None) => return self.let_go(cgroup),
+            Err(refused) => {
+                // Each policy alone was checked; merged they do not fit. Nothing less than both may be enforced.
+                error!(workload = %workload.label(), error = %refused, "cannot be enforced");
+                return self.failed(workload, refused.to_string());
+            }
+        };
+        match self.members.get_mut(&cgroup) {
+            Some(member) if member.is_enforced() => {
+                member.workload = workload;
+                self.swap(cgroup, effective);
+            }
+            _ => self.enforce(workload, effective),
+        }
+    }
+
+    fn enforce(&mut self, workload: Workload, effective: Arc<Effective>) {
+        let cgroup = workload.cgroup;
+        let mut member = self
+            .members
+            .remove(&cgroup)
+            .unwrap_or_else(|| Member::new(workload.clone(), Arc::clone(&effective)));
+        member.under = under(&effective);
+        let directory = match open(&self.mount, &workload) {
+            Ok(directory) => directory,
+            // Gone before it was ever enforced; nothing ran in it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => return self.failed(workload, format!("cannot open its cgroup: {error}")),
+        };
+        let path = self.mount.join(workload.path.strip_prefix("/").unwrap_or(&workload.path));
+        let words = &effective.compiled.words;
+        let done = self.node.enforce(cgroup, directory.as_fd(), &path, words, member.namespace.as_ref());
+        if let Err(refused) = done {
+            error!(workload = %workload.label(), error = %refused, "cannot be enforced");
+            return self.failed(workload, refused.to_string());
+        }
+        if let Some((_, since)) = member.failure.take() {
+            self.unenforced += since.elapsed().as_secs_f64();
+        }
+        info!(workload = %workload.label(), policy = effective.name, "enforced");
+        member.enforced_since = Some(SystemTime::now());
+        member.ruleset = effective.hash;
+        member.baseline = NO_COUNTS;
+        member.effective = Some(effective);
+        self.members.insert(cgroup, member);
+    }
+
+    fn failed(&mut self, workload: Workload, reason: String) {
+        let cgroup = workload.cgroup;
+        let since =
+            self.members.get(&cgroup).and_then(|member| member.failure.as_ref()).map(|(_, since)| *since);
+        let Some(under) = self.rules.as_ref().and_then(|rules| rules.named(&workload)) else { return };
+        let since = since.unwrap_or_else(Instant::now);
+        self.members.insert(cgroup, Member::failed(workload, under, reason, since));
+    }
+
+    /// Gives an enforced workload another ruleset, if it is another.
+    pub(super) fn swap(&mut self, cgroup: u64, effective: Arc<Effective>) {
+        let Some(member) = self.members.get_mut(&cgroup) else { return };
+        let counted_under = under(&effective);
+        // An empty name stands for an adopted workload of which nothing was saved: all of it counts as the policy's.
+        if member.under != counted_under && !member.under.policy.is_empty() {
+            // What it did until now it did under the other policy.
+            if let Ok(state) = self.node.state(cgroup) {
+                self.totals.add(&member.under, &state, &member.baseline);
+                member.baseline = state.counts;
+            }
+        }
+        member.under = counted_under;
+        match self.node.swap(cgroup, &effective.compiled.words) {
+            Ok(written) => {
+                if written {
+                    info!(workload = %member.workload.label(), policy = effective.name, "another ruleset is in force");
+                }
+                member.ruleset = effective.hash;
+                member.effective = Some(effective);
+            }
+            // The old ruleset stays in force, whole.
+            Err(refused) => {
+                error!(workload = %member.workload.label(), error = %refused, "keeps its old ruleset");
+            }
+        }
+    }
+
+    pub(super) fn let_go(&mut self, cgroup: u64) {
+        let Some(member) = self.members.remove(&cgroup) else { return };
+        if let Some((_, since)) = &member.failure {
+            self.unenforced += since.elapsed().as_secs_f64();
+        }
+        if !member.is_enforced() {
+            return;
+        }
+        let state = self.node.state(cgroup);
+        if let Err(refused) = self.node.release(cgroup) {
+            warn!(workload = %member.workload.label(), error = %refused, "could not be let go");
+        }
+        self.quarantines.forget(cgroup);
+        info!(workload = %member.workload.label(), "let go");
+        if let Ok(state) = state {
+            self.totals.add(&member.under, &state, &member.baseline);
+            self.totals.records_lost += state.records_lost;
+            if state.violations > 0 {
+                // A sum that is not saved would be lost with the agent.
+                self.save();
+            }
+            self.gone.push((Instant::now(), member, Box::new(state)));
+        }
+    }
+
+    fn network(&mut self, cgroup: u64, namespace: OwnNamespace) {
+        let Some(member) = self.members.get_mut(&cgroup) else { return };
+        if member.is_enforced()
+            && let Err(refused) = self.node.set_namespace(cgroup, &namespace)
+        {
+            warn!(workload = %member.workload.label(), error = %refused, "its network could not be told to the kernel");
+        }
+        member.namespace = Some(namespace);
+    }
+
+    /// What has to be looked at now and then: workloads that could not be enforced, quarantines whose record was lost or
+    /// whose time has come, and the memory of workloads that are gone.
+    pub fn tick(&mut self) {
+        self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
+        self.retry();
+        self.look_for_quarantines();
+        self.release_due();
+        self.saved.flush(&self.members, &self.totals);
+    }
+
+    fn retry(&mut self) {
+        let failed: Vec<Workload> = self
+            .members
+            .values()
+            .filter(|member| member.failure.is_some())
+            .map(|member| member.workload.clone())
+            .collect();
+        for workload in failed {
+            self.appeared(workload);
+        }
+    }
+
+    /// Takes enforcement out of the kernel, for good: until another agent starts.
+    pub fn detach(&mut self) -> Result<usize, Refusal> {
+        let workloads: Vec<u64> = self.members.keys().copied().collect();
+        let mut count = 0;
+        for cgroup in workloads {
+            let Some(member) = self.members.get_mut(&cgroup) else { continue };
+            if !member.is_enforced() {
+                continue;
+            }
+            self.node.release(cgroup).map_err(|refused| Refusal(refused.to_string()))?;
+            member.enforced_since = None;
+            member.failure = Some(("an operator detached it".into(), Instant::now()));
+            count += 1;
+        }
+        self.detached = true;
+        warn!(workloads = count, "enforcement was taken out of the kernel by an operator");
+        Ok(count)
+    }
+
+    /// The kernel's side, for what is told to it that no workload is concerned by.
+    pub fn node(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// Is any set of policies in force?
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    /// Is anything enforced?
+    #[must_use]
+    pub fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// What was wrong with the allowlists, last.
+    #[must_use]
+    pub fn reload_errors(&self) -> String {
+        self.reload.outcome.clone().err().unwrap_or_default()
+    }
+
+    pub(super) fn save_soon(&mut self) {
+        self.saved.mark();
+    }
+
+    /// Writes what has to survive the agent.
+    pub fn save(&mut self) {
+        self.saved.mark();
+        self.saved.flush(&self.members, &self.totals);
+    }
+
+    /// Is anything selected that is not enforced, or nothing known to enforce?
+    pub(super) fn ready(&self) -> Result<(), String> {
+        if self.detached {
+            return Err("an operator detached enforcement; start the agent again".into());
+        }
+        if self.rules.is_none() && self.members.is_empty() {
+            return Err("there are no valid allowlists, no last good ones, and nothing is pinned".into());
+        }
+        let failed = self.members.values().filter(|member| member.failure.is_some()).count();
+        match failed {
+            0 => Ok(()),
+            _ => Err(format!("{failed} selected workloads are not enforced")),
+        }
+    }
+}

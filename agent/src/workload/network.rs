@@ -1,0 +1,237 @@
+//! The network of each workload: which namespace is its own, and which addresses and uplinks are in it.
+//!
+//! A cgroup is made before anything runs in it, so its namespace cannot be known from the start; the kernel tells when the
+//! first process is there (`cgroup.events`), and rtnetlink when an address or interface comes or goes.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::cgroup_tree::processes;
+use super::mount::CgroupMount;
+use super::{Change, Workload};
+use crate::kernel::{OwnNamespace, readable};
+
+/// A container's runtime puts its first process into the cgroup and only then into the pod's namespace: while a workload
+/// is in the host's, it is looked at again after these times.
+const LOOK_AGAIN: [Duration; 5] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+/// Stands for inotify among the numbers of cgroups, none of which is 0.
+const INOTIFY: u64 = 0;
+
+/// Passes changes on, and adds what is found out of each workload's network.
+#[derive(Debug)]
+pub struct Networks {
+    mount: CgroupMount,
+    known: HashMap<u64, Known>,
+    populated: HashMap<WatchDescriptor, u64>,
+    inotify: Inotify,
+    /// One descriptor for all sockets, so that one wait serves them.
+    epoll: Epoll,
+    readable: AsyncFd<OwnedFd>,
+    changes: mpsc::Sender<Change>,
+}
+
+#[derive(Debug)]
+struct Known {
+    workload: Workload,
+    watch: Option<WatchDescriptor>,
+    namespace: Option<OwnNamespace>,
+    /// Readable when something in the namespace changes.
+    socket: Option<OwnedFd>,
+    /// When to look again, and how often that was done.
+    again: Option<(Instant, usize)>,
+}
+
+impl Networks {
+    /// Something that tells `changes` what it hears and what it finds out.
+    pub fn new(mount: CgroupMount, changes: mpsc::Sender<Change>) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&inotify, EpollEvent::new(EpollFlags::EPOLLIN, INOTIFY))?;
+        let readable = readable(&epoll.0)?;
+        Ok(Self {
+            mount,
+            known: HashMap::new(),
+            populated: HashMap::new(),
+            inotify,
+            epoll,
+            readable,
+            changes,
+        })
+    }
+
+    /// Runs until nobody tells anything any more.
+    pub async fn run(mut self, mut heard: mpsc::Receiver<Change>) -> io::Result<()> {
+        loop {
+            let next = self.known.values().filter_map(|known| known.again.map(|(at, _)| at)).min();
+            tokio::select! {
+                biased;
+                change = heard.recv() => {
+                    let Some(change) = change else { return Ok(()) };
+                    self.hear(change).await;
+                }
+                ready = self.readable.readable() => {
+                    ready?.clear_ready();
+                    self.events().await?;
+                }
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.look_again().await,
+            }
+        }
+    }
+
+    async fn hear(&mut self, change: Change) {
+        match &change {
+            Change::All(workloads) => {
+                let there: Vec<u64> = workloads.iter().map(|workload| workload.cgroup).collect();
+                self.known.retain(|cgroup, _| there.contains(cgroup));
+                let workloads = workloads.clone();
+                self.tell(change).await;
+                for workload in workloads {
+                    self.begin(workload).await;
+                }
+            }
+            Change::Appeared { workload, .. } => {
+                let workload = workload.clone();
+                // Enforced first; its network can wait for that.
+                self.tell(change).await;
+                self.begin(workload).await;
+            }
+            Change::Gone { cgroup } => {
+                if let Some(watch) = self.known.remove(cgroup).and_then(|known| known.watch) {
+                    self.populated.remove(&watch);
+                }
+                self.tell(change).await;
+            }
+            Change::Network { .. } => self.tell(change).await,
+        }
+    }
+
+    async fn tell(&self, change: Change) {
+        // Nobody listens when the agent ends.
+        let _ = self.changes.send(change).await;
+    }
+
+    async fn begin(&mut self, workload: Workload) {
+        let cgroup = workload.cgroup;
+        if let Some(known) = self.known.get(&cgroup) {
+            if let Some(namespace) = known.namespace.clone() {
+                self.tell(Change::Network { cgroup, namespace }).await;
+            }
+            return;
+        }
+        let events = self.mount.directory(&workload.path).join("cgroup.events");
+        let watch = self.inotify.add_watch(&events, AddWatchFlags::IN_MODIFY).ok();
+        if let Some(watch) = watch {
+            self.populated.insert(watch, cgroup);
+        }
+        self.known.insert(cgroup, Known { workload, watch, namespace: None, socket: None, again: None });
+        self.look(cgroup, 0).await;
+    }
+
+    /// Finds out the network of a workload. Once it has a namespace of its own, it keeps that one for life.
+    async fn look(&mut self, cgroup: u64, tried: usize) {
+        let Some(known) = self.known.get_mut(&cgroup) else { return };
+        known.again = None;
+        let directory = self.mount.directory(&known.workload.path);
+        let Ok(running) = processes(&directory) else { return };
+        let found = running.iter().filter_map(|pid| Some((*pid, OwnNamespace::of_process(*pid).ok()??)));
+        let mut host = None;
+        let mut own = None;
+        for (pid, namespace) in found {
+            let wanted =
+                known.namespace.as_ref().filter(|before| !before.is_host).map(|before| before.cookie);
+            if namespace.is_host {
+                host.get_or_insert((pid, namespace));
+            } else if wanted.is_none_or(|wanted| wanted == namespace.cookie) {
+                own = Some((pid, namespace));
+                break;
+            }
+        }
+        let is_settled = own.is_some() || known.namespace.as_ref().is_some_and(|before| !before.is_host);
+        let Some((pid, namespace)) = own.or(if is_settled { None } else { host }) else { return };
+        if !is_settled && let Some(after) = LOOK_AGAIN.get(tried) {
+            known.again = Some((Instant::now() + *after, tried + 1));
+        }
+        let other = known.namespace.as_ref().is_none_or(|before| before.cookie != namespace.cookie);
+        if other {
+            known.socket = OwnNamespace::changes_of(pid).ok();
+            if let Some(socket) = &known.socket {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, cgroup);
+                if let Err(error) = self.epoll.add(socket, event) {
+                    debug!(%error, "changes of its addresses are not told");
+                }
+            }
+        }
+        if known.namespace.as_ref() != Some(&namespace) {
+            known.namespace = Some(namespace.clone());
+            self.tell(Change::Network { cgroup, namespace }).await;
+        }
+    }
+
+    async fn look_again(&mut self) {
+        let now = Instant::now();
+        let due: Vec<(u64, usize)> = self
+            .known
+            .iter()
+            .filter_map(|(cgroup, known)| {
+                known.again.filter(|(at, _)| *at <= now).map(|(_, tried)| (*cgroup, tried))
+            })
+            .collect();
+        for (cgroup, tried) in due {
+            self.look(cgroup, tried).await;
+        }
+    }
+
+    async fn events(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
+        for event in &events[..count] {
+            match event.data() {
+                INOTIFY => self.populations().await,
+                cgroup => {
+                    if let Some(socket) = self.known.get(&cgroup).and_then(|known| known.socket.as_ref()) {
+                        drain(socket.as_fd());
+                    }
+                    self.look(cgroup, LOOK_AGAIN.len()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn populations(&mut self) {
+        let Ok(events) = self.inotify.read_events() else { return };
+        for event in events {
+            let Some(cgroup) = self.populated.get(&event.wd).copied() else { continue };
+            if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                self.populated.remove(&event.wd);
+                continue;
+            }
+            let settled = self.known.get(&cgroup).is_some_and(|known| known.namespace.is_some());
+            if !settled {
+                self.look(cgroup, 0).await;
+            }
+        }
+    }
+}
+
+/// What the messages say is looked up anew; how many there are does not matter.
+fn drain(socket: BorrowedFd<'_>) {
+    let mut buffer = [0; 4096];
+    while recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}
+}
