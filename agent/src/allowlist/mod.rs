@@ -6,34 +6,36 @@
 //! set with an error yields no policy at all.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 mod cidr_file;
 mod destinations;
-mod diagnostic;
+pub(crate) mod diagnostic;
 mod dns;
 mod document;
 mod domain;
 mod egress_policy;
-mod fields;
+pub(crate) mod fields;
 mod network;
 mod ports;
 mod references;
 mod render;
 mod sarif;
-mod scalar;
+pub(crate) mod scalar;
 mod select;
 mod set;
 mod settings;
-mod source;
+pub(crate) mod source;
 mod suggest;
-mod tree;
+mod texts;
+pub(crate) mod tree;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use render::{Format, counts, render};
 pub(crate) use select::Select;
 pub use set::{AllowlistSet, Destinations, NameRule, prefixes};
 pub use settings::{Action, Existing, Scope, Settings};
+pub use texts::{Fingerprint, Text, Texts};
 
 use diagnostic::Report;
 use document::Documents;
@@ -53,28 +55,61 @@ struct Context {
 ///
 /// Everything that is wrong, sorted by file and line, warnings included, as soon as there is one error.
 pub fn load(paths: &[PathBuf]) -> Result<AllowlistSet, Vec<Diagnostic>> {
+    read(paths).set
+}
+
+/// What came of reading a set, whether or not it is valid.
+#[derive(Debug)]
+pub struct Reading {
+    /// The set, or everything that is wrong with it.
+    pub set: Result<AllowlistSet, Vec<Diagnostic>>,
+    /// Every file that was looked for, those that are missing too: a change of any of them is a change of the set.
+    pub files: Vec<PathBuf>,
+    /// What the files said.
+    pub texts: Texts,
+}
+
+/// Like [`load`], for who wants to know of the files as well.
+#[must_use]
+pub fn read(paths: &[PathBuf]) -> Reading {
     if paths.is_empty() {
-        return Err(vec![Diagnostic::without_file(
-            "no path was given: name a file or a directory with allowlists",
-        )]);
+        let nothing =
+            Diagnostic::without_file("no path was given: name a file or a directory with allowlists");
+        return Reading { set: Err(vec![nothing]), files: Vec::new(), texts: Texts::default() };
     }
     let mut context = Context::default();
-    let documents = read(paths, &mut context);
+    let files = source::collect(paths, &mut context.sources, &mut context.report);
+    validate(&files, context)
+}
+
+/// Reads and validates what an earlier [`read`] found, without the disk. Places are those of the files as they were.
+#[must_use]
+pub fn read_stored(texts: &Texts) -> Reading {
+    let mut context = Context { sources: Sources::stored(texts), report: Report::default() };
+    let files = source::collect_stored(texts, &mut context.sources, &mut context.report);
+    validate(&files, context)
+}
+
+fn validate(files: &[u32], mut context: Context) -> Reading {
+    let documents = documents(files, &mut context);
     references::check(&documents, &mut context);
     let refused = context.report.errors() > 0;
     let set = if refused { None } else { Some(AllowlistSet::new(documents, &context.sources)) };
     let diagnostics = context.report.into_diagnostics(&context.sources);
-    match set {
-        Some(set) => Ok(set.with_warnings(diagnostics)),
-        None => Err(diagnostics),
+    Reading {
+        set: match set {
+            Some(set) => Ok(set.with_warnings(diagnostics)),
+            None => Err(diagnostics),
+        },
+        files: context.sources.paths().map(Path::to_owned).collect(),
+        texts: context.sources.into_texts(),
     }
 }
 
-fn read(paths: &[PathBuf], context: &mut Context) -> Documents {
+fn documents(files: &[u32], context: &mut Context) -> Documents {
     let mut documents = Documents::default();
-    let files = source::collect(paths, &mut context.sources, &mut context.report);
     documents.whole = context.report.errors() == 0;
-    for &file in &files {
+    for &file in files {
         let parsed = tree::parse(file, context.sources.text(file), &mut context.report);
         documents.whole &= parsed.whole;
         let mut seen = 0;

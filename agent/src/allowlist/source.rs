@@ -1,6 +1,6 @@
 //! Files: which ones a PATH means, and their text, bounded and free of what would mislead a reviewer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use nix::fcntl::OFlag;
 
 use super::diagnostic::Report;
+use super::texts::{Text, Texts};
 use crate::policy::Origin;
 
 /// The largest file that is read, and the largest text that a `.gz` may unpack to.
@@ -46,18 +47,37 @@ pub(crate) struct Located<T> {
 struct Source {
     path: PathBuf,
     text: String,
+    /// One of the files that the paths mean, and not one that another file names.
+    listed: bool,
 }
 
 /// Every file that was read, so that a place can be shown.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: Vec<Source>,
+    /// What can be read instead of the disk: what an earlier load read.
+    stored: Option<HashMap<PathBuf, String>>,
+    /// The number under which a path was read first. Two entries may name one file, which may change between them.
+    read: HashMap<PathBuf, u32>,
 }
 
 impl Sources {
+    /// Files that are read from memory; the disk is not looked at.
+    pub(crate) fn stored(texts: &Texts) -> Self {
+        let stored = texts.files.iter().map(|file| (file.path.clone(), file.text.clone())).collect();
+        Self { stored: Some(stored), ..Self::default() }
+    }
+
+    /// Everything that could be read, once each.
+    pub(crate) fn into_texts(self) -> Texts {
+        let Self { files, read, .. } = self;
+        let files = files.into_iter().zip(0..).filter(|(file, number)| read.get(&file.path) == Some(number));
+        Texts { files: files.map(|(Source { path, text, listed }, _)| Text { path, text, listed }).collect() }
+    }
+
     /// Gives a file its number; its text is set once it could be read.
     fn add(&mut self, path: &Path) -> u32 {
-        self.files.push(Source { path: path.to_owned(), text: String::new() });
+        self.files.push(Source { path: path.to_owned(), text: String::new(), listed: false });
         u32::try_from(self.files.len() - 1).expect("fewer files than 2^32")
     }
 
@@ -85,7 +105,7 @@ impl Sources {
     pub(crate) fn read(&mut self, path: &Path, named_at: Option<Span>, report: &mut Report) -> Option<u32> {
         let file = self.add(path);
         let at = named_at.unwrap_or(Span::start(file));
-        let bytes = match read_bounded(path) {
+        let bytes = match self.bytes(path) {
             Ok(bytes) => bytes,
             Err(error) => {
                 report.error(at, format!("cannot read {}: {error}", path.display()));
@@ -95,7 +115,27 @@ impl Sources {
         let errors = report.errors();
         // Kept even if refused, so that the refused place can be shown.
         self.files[file as usize].text = decode(file, bytes, report);
+        self.read.entry(path.to_owned()).or_insert(file);
         (report.errors() == errors).then_some(file)
+    }
+
+    fn read_listed(&mut self, path: &Path, report: &mut Report) -> Option<u32> {
+        let file = self.read(path, None, report)?;
+        self.files[file as usize].listed = true;
+        Some(file)
+    }
+
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        if let Some(&first) = self.read.get(path) {
+            return Ok(self.text(first).as_bytes().to_vec());
+        }
+        match &self.stored {
+            None => read_bounded(path),
+            Some(stored) => stored
+                .get(path)
+                .map(|text| text.as_bytes().to_vec())
+                .ok_or_else(|| io::Error::other("it is not among the stored files")),
+        }
     }
 }
 
@@ -210,11 +250,17 @@ pub(crate) fn collect(paths: &[PathBuf], sources: &mut Sources, report: &mut Rep
             // A path that does not exist has no canonical form; reading it tells.
             let identity = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
             if seen.insert(identity) {
-                files.extend(sources.read(&file, None, report));
+                files.extend(sources.read_listed(&file, report));
             }
         }
     }
     files
+}
+
+/// The files that [`collect`] found when these texts were read.
+pub(crate) fn collect_stored(texts: &Texts, sources: &mut Sources, report: &mut Report) -> Vec<u32> {
+    let listed = texts.files.iter().filter(|file| file.listed);
+    listed.filter_map(|file| sources.read_listed(&file.path, report)).collect()
 }
 
 fn expand(path: &Path, sources: &mut Sources, report: &mut Report) -> Vec<PathBuf> {
@@ -238,17 +284,23 @@ fn expand(path: &Path, sources: &mut Sources, report: &mut Report) -> Vec<PathBu
     }
 }
 
-fn yaml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files of a directory that belong to a set.
+pub(crate) fn yaml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         // A ConfigMap's files are links, which is_dir follows; a link to nowhere stays in the list and is an error.
-        if yaml && !hidden && !path.is_dir() {
+        if is_yaml_name(&path) && !path.is_dir() {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Would a file of this name in a directory belong to the set?
+pub(crate) fn is_yaml_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    yaml && !hidden
 }

@@ -6,6 +6,7 @@ pub mod detach;
 pub mod diff;
 pub mod exec;
 pub mod explain;
+pub mod run;
 pub mod quarantine;
 mod socket;
 pub mod status;
@@ -40,6 +41,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Put workloads into quarantine, let them out, and list them
     Quarantine(quarantine::QuarantineArgs),
+    /// Run the agent of a node: enforce the allowlists on every workload that they select
+    Run(run::RunArgs),
     /// Show what the running agent enforces
     Status(status::StatusArgs),
     /// Show violations as they happen
@@ -65,7 +68,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Check(args) => check::run(&args, &check::compiled_size),
-        Command::Detach(args) => detach::main(&args, &detach::without_an_agent),
+        Command::Detach(args) => detach::main(&args),
         Command::Diff(args) => diff::main(&args),
         Command::Exec(args) => {
             if args.kernel_log {
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         }
         Command::Explain(args) => explain::main(&args),
         Command::Quarantine(args) => quarantine::main(args),
+        Command::Run(args) => run::main(args, crate::daemon::run),
         Command::Status(args) => status::main(&args),
         Command::Watch(args) => watch::main(&args),
     }

@@ -1,0 +1,248 @@
+//! `run`: joins the parts of the agent, and is the one place where something happens by itself.
+//!
+//! One thread, one loop: the reconciler is called from here only, so that whatever changes the kernel's side is in one
+//! order.
+#![forbid(unsafe_code)]
+
+mod allowlists;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::enforce::reconciler::Reconciler;
+use crate::enforce::saved::Saved;
+use crate::enforce::{Handle, Request};
+use crate::kernel::clock::{ClockWatch, wall_clock};
+use crate::kernel::node::NodeError;
+use crate::kernel::{Node, NodeOptions, readable};
+use crate::quarantine::{History, Quarantines};
+use crate::records::Event;
+use crate::records::audit_log::AuditLog;
+use crate::workload::cgroups::{CgroupSource, Hint};
+use crate::workload::mount::CgroupMount;
+use crate::workload::network::Networks;
+use crate::workload::pattern::Selection;
+use crate::{control, http};
+use allowlists::Allowlists;
+
+/// How often the agent looks for what no event tells: quarantines whose record was lost, workloads to try again.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Changes that may wait for the reconciler; a source that is faster waits.
+const CHANGES: usize = 1024;
+/// Events that a slow watcher may be behind.
+const WATCHED: usize = 1024;
+
+/// Runs the agent until it is told to end. Enforcement stays in the kernel.
+pub fn run(config: Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mount = CgroupMount::find(config.cgroup_root.as_deref())?;
+    let saved = Saved::open(&config.state_dir)
+        .with_context(|| format!("state directory {}", config.state_dir.display()))?;
+    let pins = (config.pin_directory.parent(), config.pin_directory.file_name().and_then(|name| name.to_str()));
+    let (Some(bpffs), Some(directory)) = pins else {
+        bail!("pin_directory: {}: name a directory in a bpffs", config.pin_directory.display());
+    };
+    let options = NodeOptions {
+        bpffs: bpffs.to_owned(),
+        directory: directory.to_owned(),
+        log: config.kernel_log,
+        ..NodeOptions::default()
+    };
+    let (node, adopted) = Node::open(&options)?;
+    info!(workloads = adopted.len(), "took over what is enforced");
+    let quarantines = Quarantines::open(&config.state_dir)?;
+    let listener = TcpListener::bind(config.metrics_listen)
+        .await
+        .with_context(|| format!("metrics.listen {}", config.metrics_listen))?;
+    let (handle, requests) = Handle::new();
+    let control = control::Server::bind(&config.control_socket)?;
+    let history = History::new(&config.state_dir);
+    let history = Arc::new(move || history.read());
+    let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved);
+    let (selected, selection) = watch::channel(Selection::default());
+    let (changes, changed) = mpsc::channel(CHANGES);
+    let (hints, hinted) = mpsc::channel(CHANGES);
+    let mut agent = Agent::new(reconciler, &config, selected, hints)?;
+    agent.allowlists.start(&mut agent.reconciler, &agent.selected);
+    let hinted = agent.cgroups.is_some().then_some(hinted);
+    let (found, heard) = mpsc::channel(CHANGES);
+    let mut sources = JoinSet::new();
+    sources.spawn(CgroupSource::new(mount.clone(), selection, found).run(hinted));
+    sources.spawn(Networks::new(mount, changes)?.run(heard));
+    tokio::spawn(http::serve(listener, handle.clone()));
+    tokio::select! {
+        ended = agent.run(requests, changed) => ended?,
+        () = control.serve(handle, history) => {}
+        // Without a source no new workload would be enforced: whoever starts the agent again gets a working one.
+        ended = sources.join_next() => match ended {
+            Some(Ok(Err(error))) => return Err(error).context("workloads cannot be found any more"),
+            _ => bail!("workloads are not looked for any more"),
+        },
+    }
+    info!("ended; enforcement stays in the kernel");
+    Ok(())
+}
+
+/// The loop and what it waits for.
+struct Agent {
+    reconciler: Reconciler,
+    allowlists: Allowlists,
+    selected: watch::Sender<Selection>,
+    records: AsyncFd<OwnedFd>,
+    /// Told by the kernel's tracepoints, where it lets us listen.
+    cgroups: Option<AsyncFd<OwnedFd>>,
+    hints: mpsc::Sender<Hint>,
+    clock: ClockWatch,
+    clock_changed: AsyncFd<OwnedFd>,
+    log: Option<AsyncFd<OwnedFd>>,
+    hints_lost: u64,
+    audit_log: Option<AuditLog>,
+    watchers: broadcast::Sender<Arc<Event>>,
+}
+
+impl Agent {
+    fn new(
+        mut reconciler: Reconciler,
+        config: &Config,
+        selected: watch::Sender<Selection>,
+        hints: mpsc::Sender<Hint>,
+    ) -> Result<Self> {
+        let node = reconciler.node();
+        node.set_clock(wall_clock()?)?;
+        let records = readable(node.records_fd())?;
+        let cgroups = node.watch_fd().map(readable).transpose()?;
+        if cgroups.is_none() {
+            warn!("the kernel does not tell of new cgroups by tracepoints; inotify does, a little later");
+        }
+        let log = node.log_fd().map(readable).transpose()?;
+        let hints_lost = node.cgroup_events_lost();
+        let clock = ClockWatch::new()?;
+        let audit_log = config.audit_log.as_deref().map(|path| {
+            AuditLog::open(path).with_context(|| format!("audit_log {}", path.display()))
+        });
+        Ok(Self {
+            reconciler,
+            allowlists: Allowlists::new(config)?,
+            selected,
+            records,
+            cgroups,
+            hints,
+            clock_changed: readable(&clock)?,
+            clock,
+            log,
+            hints_lost,
+            audit_log: audit_log.transpose()?,
+            watchers: broadcast::channel(WATCHED).0,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut changed: mpsc::Receiver<crate::workload::Change>,
+    ) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                // In this order: a workload that appeared is enforced before anything else is answered.
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                ready = ready(self.cgroups.as_ref()) => { ready?; self.pass_hints() }
+                Some(change) = changed.recv() => self.reconciler.change(change),
+                ready = self.records.readable() => { ready?.clear_ready(); self.pass_records() }
+                ready = self.clock_changed.readable() => { ready?.clear_ready(); self.set_clock() }
+                ready = ready(self.log.as_ref()) => { ready?; self.reconciler.node().flush_log() }
+                Some(request) = requests.recv() => self.answer(request),
+                _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
+                changed = self.allowlists.changed() => {
+                    changed?;
+                    self.allowlists.reload(&mut self.reconciler, &self.selected);
+                }
+                _ = tick.tick() => self.reconciler.tick(),
+            }
+        }
+        self.reconciler.save();
+        Ok(())
+    }
+
+    fn pass_hints(&mut self) {
+        let hints = &self.hints;
+        let mut missed = false;
+        let node = self.reconciler.node();
+        node.drain_cgroup_events(|event| missed |= hints.try_send(Hint::from(event)).is_err());
+        let lost = node.cgroup_events_lost();
+        if missed || lost != self.hints_lost {
+            self.hints_lost = lost;
+            // The source did not hear of all: it looks at everything once it has dealt with what it heard.
+            self.selected.send_modify(|_| ());
+        }
+    }
+
+    fn pass_records(&mut self) {
+        let offset = wall_clock().map_or(0, |clock| clock.offset);
+        let (events, crossed) = self.reconciler.records(offset);
+        for cgroup in crossed {
+            self.reconciler.follow_up(cgroup);
+        }
+        for event in events {
+            if let Some(log) = &mut self.audit_log {
+                log.write(&event);
+            }
+            // Nobody watching is no error.
+            let _ = self.watchers.send(Arc::new(event));
+        }
+    }
+
+    fn set_clock(&mut self) {
+        if !self.clock.fired() {
+            return;
+        }
+        let told = wall_clock().map_err(NodeError::from);
+        if let Err(error) = told.and_then(|clock| self.reconciler.node().set_clock(clock)) {
+            warn!(%error, "the programs keep the time that they were told last");
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Snapshot(reply) => drop(reply.send(self.reconciler.snapshot())),
+            Request::Quarantine { workload, action, who, why, reply } => {
+                drop(reply.send(self.reconciler.quarantine_by_hand(&workload, action, &who, &why)));
+            }
+            Request::Release { workload, who, why, reply } => {
+                drop(reply.send(self.reconciler.release_by_hand(&workload, &who, &why)));
+            }
+            Request::Detach(reply) => drop(reply.send(self.reconciler.detach())),
+            Request::Watch(reply) => drop(reply.send(self.watchers.subscribe())),
+        }
+    }
+}
+
+/// Waits for ever where there is nothing to wait for.
+async fn ready(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
+    match fd {
+        Some(fd) => {
+            fd.readable().await?.clear_ready();
+            Ok(())
+        }
+        None => std::future::pending().await,
+    }
+}
