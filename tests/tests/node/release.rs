@@ -43,7 +43,7 @@ fn whoever_gets_a_slot_again_begins_at_zero() -> Result<()> {
     let (mut node, _) = Node::open(&options)?;
     scene.enforce(&mut node, &opens(PORTS[0])?)?;
     // A socket that remembers the slot, and a verdict under its first workload.
-    let mut sender = scene.sender(PORTS[0])?;
+    let mut sender = scene.datagrams(PORTS[0])?;
     assert_eq!(sender.send()?, 0);
     assert!(scene.attempt(PORTS[1])?.is_refused());
     let generation = node.generation(scene.id()?)?;

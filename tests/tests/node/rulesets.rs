@@ -3,26 +3,45 @@
 use anyhow::{Context, Result};
 use egress_warden::kernel::node::{Node, NodeError};
 use egress_warden::kernel::{KernelError, Sizes};
-use egress_warden_tests::TestCgroup;
+use egress_warden_tests::{TestCgroup, wait};
 
-use crate::support::{Bpffs, PORTS, Scene, children, enforce, opens, programs_on};
+use crate::support::{Bpffs, ECHO, PORTS, Scene, children, enforce, opens, programs_on};
 
 fn words_in_force(node: &Node) -> Result<u64> {
     Ok(node.usage()?.iter().find(|usage| usage.0 == "words").context("no words")?.1)
 }
 
 #[test]
-fn an_open_socket_is_judged_anew_after_a_swap() -> Result<()> {
+fn an_open_connection_is_judged_anew_after_a_swap() -> Result<()> {
+    let (bpffs, scene) = (Bpffs::new()?, Scene::new()?);
+    let (mut node, _) = bpffs.open()?;
+    let (first, second) = (opens(ECHO)?, opens(PORTS[1])?);
+    scene.enforce(&mut node, &first)?;
+    let mut connection = scene.connection()?;
+    assert_eq!((connection.send()?, connection.send()?), (0, 0), "the verdict is remembered");
+    assert!(node.swap(scene.id()?, &second)?);
+    connection.tell()?;
+    let id = scene.id()?;
+    wait::until("a refused packet", wait::DEADLINE, || {
+        node.state(id).ok().filter(|state| state.violations == 1)
+    })?;
+    assert!(node.swap(id, &first)?);
+    assert_eq!(connection.outcome()?, 0, "sent again, and let through");
+    Ok(())
+}
+
+#[test]
+fn an_open_udp_socket_is_judged_anew_after_a_swap() -> Result<()> {
     let (bpffs, scene) = (Bpffs::new()?, Scene::new()?);
     let (mut node, _) = bpffs.open()?;
     let (first, second) = (opens(PORTS[0])?, opens(PORTS[1])?);
     scene.enforce(&mut node, &first)?;
-    let mut sender = scene.sender(PORTS[0])?;
-    assert_eq!((sender.send()?, sender.send()?), (0, 0));
+    let mut datagrams = scene.datagrams(PORTS[0])?;
+    assert_eq!(datagrams.send()?, 0);
     assert!(node.swap(scene.id()?, &second)?);
-    assert_eq!(sender.send()?, libc::EPERM);
+    assert_eq!(datagrams.send()?, libc::EPERM);
     assert!(node.swap(scene.id()?, &first)?);
-    assert_eq!(sender.send()?, 0);
+    assert_eq!(datagrams.send()?, 0);
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! A BPF file system, a node in it, and a workload that tries to get out.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use egress_warden::allowlist;
@@ -116,6 +117,9 @@ pub(crate) struct Scene {
 /// The port that rulesets of the tests open first, and another one.
 pub(crate) const PORTS: [u16; 2] = [80, 81];
 
+/// Where [`Scene::connection`] leads.
+pub(crate) const ECHO: u16 = 82;
+
 impl Scene {
     pub(crate) fn new() -> Result<Scene> {
         let world = World::new(&["job", "outside"])?;
@@ -155,12 +159,29 @@ impl Scene {
     }
 
     /// A UDP socket inside that stays open.
-    pub(crate) fn sender(&self, port: u16) -> Result<Sender> {
+    pub(crate) fn datagrams(&self, port: u16) -> Result<Sender> {
+        self.sender("SOCK_DGRAM", self.at(port))
+    }
+
+    /// A TCP connection from inside that stays open, to a server that sends everything back.
+    pub(crate) fn connection(&self) -> Result<Sender> {
+        let at = self.at(ECHO);
+        let listener = self.world.host("outside").enter(|| TcpListener::bind(at))?;
+        // Ends with the connection.
+        thread::spawn(move || {
+            let (stream, _) = listener.accept()?;
+            io::copy(&mut &stream, &mut &stream)
+        });
+        self.sender("SOCK_STREAM", at)
+    }
+
+    fn sender(&self, kind: &str, to: SocketAddr) -> Result<Sender> {
         let program = format!(
-            "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.connect(('{}',{port}))\n\
+            "import socket,sys\ns=socket.socket(socket.AF_INET,socket.{kind})\ns.connect(('{}',{}))\n\
              for line in sys.stdin:\n  try:\n    s.send(b'x'); s.recv(9); print(0,flush=True)\n  \
              except OSError as e: print(e.errno,flush=True)\n",
-            self.at(port).ip()
+            to.ip(),
+            to.port()
         );
         let mut command = self.world.host("job").command("python3");
         command.args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -168,17 +189,27 @@ impl Scene {
     }
 }
 
-/// Sends a datagram on its one socket whenever it is told to.
+/// Sends on its one socket whenever it is told to.
 pub(crate) struct Sender(Child);
 
 impl Sender {
-    /// Sends one and waits for its answer; the error number, or 0.
-    pub(crate) fn send(&mut self) -> Result<i32> {
-        writeln!(self.0.stdin.as_mut().context("a pipe")?)?;
+    /// Has it send.
+    pub(crate) fn tell(&mut self) -> Result<()> {
+        Ok(writeln!(self.0.stdin.as_mut().context("a pipe")?)?)
+    }
+
+    /// Waits until what it sent last has come back; the error number, or 0.
+    pub(crate) fn outcome(&mut self) -> Result<i32> {
         let mut line = Vec::new();
         // One line comes for one told, so nothing is lost with the reader.
         BufReader::new(self.0.stdout.as_mut().context("a pipe")?).read_until(b'\n', &mut line)?;
         Ok(String::from_utf8(line)?.trim().parse()?)
+    }
+
+    /// Both.
+    pub(crate) fn send(&mut self) -> Result<i32> {
+        self.tell()?;
+        self.outcome()
     }
 }
 

@@ -21,7 +21,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -63,7 +63,7 @@ impl Directory {
         // Whoever held the lock may have removed the directory before letting go.
         match (lock.metadata(), fs::metadata(path)) {
             (Ok(locked), Ok(there)) if locked.ino() == there.ino() => {
-                Ok(Some(Self { path: path.to_owned(), _lock: lock }))
+                Ok(Some(Self { path: path.to_owned(), lock }))
             }
             (_, Err(error)) => failed(error),
             _ => Ok(None),
@@ -138,6 +138,13 @@ impl Directory {
             fs::remove_dir(&self.path).map_err(NodeError::pin("remove", &self.path))?;
         }
         Ok(count)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Not left to the descriptor's end: a child on its way to execve has a copy of it. Should it fail, that is the end.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
