@@ -1,10 +1,12 @@
 //! `egress-warden detach`: the way out.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::socket::{SocketArg, print};
 use crate::control::client::ClientError;
 use crate::control::protocol::{Answer, Request};
+use crate::kernel::node;
 use crate::text::complain;
 
 /// What `detach` is asked.
@@ -19,27 +21,31 @@ Exit codes: 0 enforcement is out of the kernel; 1 it is not, or not all of it.
 Example:
   systemctl stop egress-warden && egress-warden detach --all")]
 pub struct DetachArgs {
-    /// Also what agents of other versions left pinned
+    /// Also what agents of other versions left pinned; a running agent has taken that over already
     #[arg(long)]
     all: bool,
+    /// Where the agent's bpffs is mounted; asked for only where no agent answers
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
     #[command(flatten)]
     socket: SocketArg,
 }
 
-/// Takes out what is pinned, with `true` that of every version; tells for how many workloads.
-pub type Offline = dyn Fn(bool) -> Result<usize, String>;
+/// Below the bpffs.
+const DIRECTORY: &str = "egress-warden";
 
-/// Runs the command. `offline` is for a node without an agent, and for what an agent does not know.
+/// Runs the command.
 #[must_use]
-pub fn main(args: &DetachArgs, offline: &Offline) -> ExitCode {
+pub fn main(args: &DetachArgs) -> ExitCode {
     let asked = args.socket.ask(Request::Detach, |answer| match answer {
         Answer::Detached { workloads } => Some(workloads),
         _ => None,
     });
     let detached = match asked {
-        Ok(workloads) if args.all => offline(true).map(|more| workloads + more),
         Ok(workloads) => Ok(workloads),
-        Err(ClientError::NoAgent(_)) => offline(args.all),
+        Err(ClientError::NoAgent(_)) => {
+            node::detach(&args.bpffs, DIRECTORY, args.all).map_err(|error| error.to_string())
+        }
         Err(error) => Err(error.to_string()),
     };
     match detached {

@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Check(args) => check::run(&args, &check::compiled_size),
-        Command::Detach(args) => detach::main(&args, &detach::without_an_agent),
+        Command::Detach(args) => detach::main(&args),
         Command::Diff(args) => diff::main(&args),
         Command::Exec(args) => {
             if args.kernel_log {

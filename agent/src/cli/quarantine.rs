@@ -7,7 +7,8 @@ use nix::unistd::{User, getuid};
 use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
 use crate::control::client::ClientError;
-use crate::control::protocol::{Action, Answer, Past, Quarantined, Quarantines, Request};
+use crate::control::protocol::{Action, Answer, Quarantined, Quarantines, Request};
+use crate::quarantine::{Entry, What};
 use crate::text::visible;
 
 /// What `quarantine` is asked.
@@ -48,7 +49,9 @@ struct ListArgs {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the workload is in quarantine; 1 it is not, or the agent did not answer.")]
+#[command(
+    after_help = "Exit codes: 0 the workload is in quarantine; 1 it is not, or the agent did not answer."
+)]
 struct AddArgs {
     #[command(flatten)]
     order: Order,
@@ -58,7 +61,9 @@ struct AddArgs {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the workload is out of quarantine; 1 it is not, or the agent did not answer.")]
+#[command(
+    after_help = "Exit codes: 0 the workload is out of quarantine; 1 it is not, or the agent did not answer."
+)]
 struct ReleaseArgs {
     #[command(flatten)]
     order: Order,
@@ -86,7 +91,8 @@ pub fn main(args: QuarantineArgs) -> ExitCode {
         Command::Add(AddArgs { order, action }) => {
             let Order { workload, why, who, socket } = order;
             let request = Request::QuarantineAdd { workload, action, who: who.or_else(caller), why };
-            done(&socket, request).map(|workload| format!("{workload} is in quarantine ({})\n", action.name()))
+            done(&socket, request)
+                .map(|workload| format!("{workload} is in quarantine ({})\n", action.name()))
         }
         Command::Release(ReleaseArgs { order }) => {
             let Order { workload, why, who, socket } = order;
@@ -112,10 +118,11 @@ fn caller() -> Option<String> {
 }
 
 fn list(args: &ListArgs) -> Result<String, ClientError> {
-    let quarantines = args.socket.ask(Request::QuarantineList { history: args.history }, |answer| match answer {
-        Answer::Quarantines(quarantines) => Some(quarantines),
-        _ => None,
-    })?;
+    let quarantines =
+        args.socket.ask(Request::QuarantineList { history: args.history }, |answer| match answer {
+            Answer::Quarantines(quarantines) => Some(quarantines),
+            _ => None,
+        })?;
     Ok(if args.json { json(&quarantines) } else { text(&quarantines) })
 }
 
@@ -153,14 +160,11 @@ fn row(quarantined: &Quarantined) -> [String; 7] {
     ]
 }
 
-fn past_row(past: &Past) -> [String; 6] {
-    let event = past.action.map_or_else(|| past.event.clone(), |action| action.name().to_owned());
-    [
-        past.time.clone(),
-        event,
-        past.workload.clone(),
-        past.policy.clone().unwrap_or_else(|| "-".to_owned()),
-        past.who.clone(),
-        past.why.clone(),
-    ]
+fn past_row(past: &Entry) -> [String; 6] {
+    let what = match past.what {
+        What::Quarantined => past.action.clone(),
+        What::Released => "released".to_owned(),
+        What::Failed => "failed".to_owned(),
+    };
+    [past.time.clone(), what, past.workload.clone(), past.policy.clone(), past.who.clone(), past.why.clone()]
 }

@@ -80,7 +80,10 @@ mod tests {
         let widths: Vec<usize> = text.lines().map(letters).collect();
         assert!(widths.iter().all(|width| *width <= WIDTH), "{text}");
         assert_eq!(widths[1], WIDTH);
-        assert!(text.contains("/kubepods/xxxxx") && text.contains("…") && text.contains("/end  ppp"), "{text}");
+        assert!(
+            text.contains("/kubepods/xxxxx") && text.contains("…") && text.contains("/end  ppp"),
+            "{text}"
+        );
         assert!(text.contains("a\\u{1b}b"), "{text}");
     }
 

@@ -10,11 +10,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Past, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
+    Allowlists, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{PolicyStatus, QuarantineStatus, RulesFrom, WorkloadStatus};
 use crate::policy::Mode;
+use crate::quarantine::Entry;
 
 /// The whole.
 pub(super) fn status(snapshot: &Snapshot) -> Status {
@@ -35,7 +36,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
 }
 
 /// What is in quarantine, and what was.
-pub(super) fn quarantines(snapshot: &Snapshot, history: Option<Vec<Past>>) -> Quarantines {
+pub(super) fn quarantines(snapshot: &Snapshot, history: Option<Vec<Entry>>) -> Quarantines {
     let active = snapshot.workloads.iter().filter_map(|workload| {
         let quarantine = quarantine(workload.quarantine.as_ref()?);
         Some(Quarantined {

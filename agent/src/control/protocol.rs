@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::allowlist;
+use crate::quarantine::Entry;
 use crate::records::Event;
 
 /// Version of the requests.
@@ -250,7 +251,7 @@ pub struct Quarantines {
     /// Those that last, by path.
     pub active: Vec<Quarantined>,
     /// What happened, the oldest first; null where it was not asked for.
-    pub history: Option<Vec<Past>>,
+    pub history: Option<Vec<Entry>>,
 }
 
 /// A workload in quarantine.
@@ -265,25 +266,6 @@ pub struct Quarantined {
     /// The quarantine.
     #[serde(flatten)]
     pub quarantine: Quarantine,
-}
-
-/// One line of the history.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
-    /// When.
-    pub time: String,
-    /// The workload's label then.
-    pub workload: String,
-    /// Its policy then, where it is known.
-    pub policy: Option<String>,
-    /// `quarantined` or `released`.
-    pub event: String,
-    /// What was done with it, where it was quarantined.
-    pub action: Option<Action>,
-    /// Who did it: `kernel`, or the user who asked.
-    pub who: String,
-    /// Why.
-    pub why: String,
 }
 
 /// Why a request is not taken, in a sentence.

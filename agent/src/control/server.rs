@@ -72,7 +72,7 @@ impl Server {
     }
 
     /// Answers until it is dropped.
-    pub async fn serve(&self, handle: Handle, history: Arc<dyn History>) {
+    pub async fn serve(&self, handle: Handle, history: Arc<History>) {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {

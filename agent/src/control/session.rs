@@ -1,5 +1,6 @@
 //! One client: its request, and what is answered.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
 use super::peer::{Peer, Placed};
-use super::protocol::{self, Answer, LONGEST_REQUEST, Past, Request};
+use super::protocol::{self, Answer, LONGEST_REQUEST, Request};
 use super::{answer, target};
 use crate::enforce::{Handle, Refusal, Snapshot};
+use crate::quarantine::Entry;
 
 /// In which a request must be there.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -21,17 +23,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a watching client may take nothing: somebody may have stopped the terminal to read.
 const WATCH_STALLS_FOR: Duration = Duration::from_secs(60);
 
-/// Where quarantines of the past are read.
-pub trait History: Send + Sync {
-    /// The oldest first. The error is told to whoever asked.
-    fn read(&self) -> Result<Vec<Past>, String>;
-}
+/// Reads the quarantines of the past, the oldest first. The error is told to whoever asked.
+pub type History = dyn Fn() -> io::Result<Vec<Entry>> + Send + Sync;
 
 /// The client is gone, or takes nothing.
 struct Gone;
 
 /// Serves a client to its end. Whatever it does, only its own connection ends.
-pub(super) async fn serve(mut connection: UnixStream, peer: Peer, handle: Handle, history: Arc<dyn History>) {
+pub(super) async fn serve(mut connection: UnixStream, peer: Peer, handle: Handle, history: Arc<History>) {
     let (mut reader, mut writer) = connection.split();
     let first = first_answer(&mut reader, &peer, &handle, &*history).await;
     let watching = matches!(first, Ok(Answer::Watching));
@@ -79,7 +78,7 @@ async fn first_answer(
     reader: &mut ReadHalf<'_>,
     peer: &Peer,
     handle: &Handle,
-    history: &dyn History,
+    history: &History,
 ) -> Result<Answer, String> {
     let line = timeout(REQUEST_WITHIN, read_request(reader));
     let line = line.await.map_err(|_| format!("no request came within {} s", REQUEST_WITHIN.as_secs()))??;
@@ -101,13 +100,14 @@ async fn carry_out(
     snapshot: &Snapshot,
     peer: &Placed,
     handle: &Handle,
-    history: &dyn History,
+    history: &History,
 ) -> Result<Answer, String> {
     let told = |Refusal(why): Refusal| why;
     match request {
         Request::Status => Ok(Answer::Status(Box::new(answer::status(snapshot)))),
         Request::QuarantineList { history: wanted } => {
-            let past = if wanted { Some(history.read()?) } else { None };
+            let past = if wanted { Some(history()) } else { None };
+            let past = past.transpose().map_err(|error| format!("the history cannot be read: {error}"))?;
             Ok(Answer::Quarantines(answer::quarantines(snapshot, past)))
         }
         Request::QuarantineAdd { workload, action, who, why } => {

@@ -50,7 +50,9 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn new(state_dir: &Path) -> Self {
+    /// In this state directory.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
         Self { path: state_dir.join(FILE) }
     }
 
@@ -68,7 +70,7 @@ impl History {
     }
 
     /// Everything, the newest last. Lines that a crash cut short are left out.
-    pub(super) fn read(&self) -> io::Result<Vec<Entry>> {
+    pub fn read(&self) -> io::Result<Vec<Entry>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
