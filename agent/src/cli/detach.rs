@@ -21,7 +21,7 @@ Exit codes: 0 enforcement is out of the kernel; 1 it is not, or not all of it.
 Example:
   systemctl stop egress-warden && egress-warden detach --all")]
 pub struct DetachArgs {
-    /// Also what agents of other versions left pinned
+    /// Also what agents of other versions left pinned; a running agent has taken that over already
     #[arg(long)]
     all: bool,
     /// Where the agent's bpffs is mounted; asked for only where no agent answers
