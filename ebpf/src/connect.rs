@@ -74,8 +74,7 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
         return PROCEED;
     }
     let audit = workload.is_audit();
-    let mut attempt =
-        Attempt::unsent(&workload, destination, IPPROTO_TCP, port, verdict, current_process());
+    let mut attempt = Attempt::unsent(&workload, destination, IPPROTO_TCP, port, verdict, current_process());
     attempt.audit = audit;
     count(&attempt);
     if let Some(socket) = socket {

@@ -8,7 +8,9 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_UDP, Reason};
 use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 
-use crate::memory::{already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply};
+use crate::memory::{
+    already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
+};
 use crate::shared::{NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};

@@ -8,7 +8,9 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
-use egress_warden_common::limits::{CGROUPS_BYTES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES};
+use egress_warden_common::limits::{
+    CGROUPS_BYTES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
+};
 use egress_warden_common::state::{Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
 
 /// Cgroup id to slot.

@@ -7,7 +7,8 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{
-    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open, udp_flow_set,
+    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open,
+    udp_flow_set,
 };
 use egress_warden_common::{Address, Protocol, Verdict};
 

@@ -3,12 +3,14 @@
 
 mod attach;
 pub mod clock;
+pub mod diag;
 mod error;
 mod maps;
 mod namespace;
 mod object;
 mod probe;
 pub mod sys;
+pub(crate) mod tree;
 
 pub use attach::{Ancestor, HOOKS, Hook};
 pub use error::KernelError;

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::testing::{policy, rule};
 use super::*;
+use crate::allowlist::{Action, Scope};
 use crate::policy::{Deny, PortRange, Quarantine, Rule};
 
 struct NoClock;
@@ -76,6 +77,9 @@ fn quarantine_rules_stand_in_the_header_and_are_limited() {
         origin: rule("x", 3, &[], &[]).origin,
         violations,
         within_ns: 60_000_000_000,
+        action: Action::Isolate,
+        scope: Scope::Pod,
+        release: None,
     };
     let mut policy = policy(Vec::new());
     policy.quarantine = vec![quarantine(20), quarantine(256)];
