@@ -10,6 +10,7 @@ pub mod enforce;
 pub mod exec;
 pub mod kernel;
 pub mod policy;
+pub mod quarantine;
 pub mod records;
 pub mod ruleset;
 pub mod text;

@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -35,7 +35,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::namespace;
-use super::tree::{open, walk};
+use super::tree::{open, read_to_string, walk};
 
 /// How long listing a workload's cgroups may take.
 const WALK_WITHIN: Duration = Duration::from_secs(5);
@@ -225,11 +225,6 @@ impl Members {
         }
         found
     }
-}
-
-fn read_to_string(file: OwnedFd, text: &mut String) -> rustix::io::Result<()> {
-    let read = File::from(file).read_to_string(text);
-    read.map(drop).map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
 }
 
 /// A network namespace that a thread of the workload is in.

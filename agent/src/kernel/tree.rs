@@ -2,6 +2,8 @@
 //! used.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -70,4 +72,10 @@ pub(crate) fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> rustix
 /// Writes into a file of a cgroup.
 pub(crate) fn write(cgroup: BorrowedFd<'_>, name: &CStr, bytes: &[u8]) -> rustix::io::Result<()> {
     rustix::io::write(open(cgroup, name, OFlags::WRONLY)?, bytes).map(drop)
+}
+
+/// Reads a file of a cgroup.
+pub(crate) fn read_to_string(file: OwnedFd, text: &mut String) -> rustix::io::Result<()> {
+    let read = File::from(file).read_to_string(text);
+    read.map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
