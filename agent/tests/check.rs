@@ -9,9 +9,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use egress_warden::allowlist::{self, Format};
+use egress_warden::allowlist::{self, Action, Format, Scope};
 use egress_warden::cli::check::{CheckArgs, Outcome, check};
-use egress_warden::policy::{Loopback, Mode, Origin, PortRange, merge, metadata};
+use egress_warden::policy::{Beyond, Loopback, Mode, Origin, PortRange, merge, metadata};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a workspace").to_owned()
@@ -358,4 +358,32 @@ fn the_command_line_asks_for_a_path() {
     let command = Command::try_parse_from(["check", "a", "b", "--format", "sarif"]).unwrap();
     assert_eq!(command.check.paths, ["a", "b"].map(PathBuf::from));
     assert_eq!(command.check.format, Format::Sarif);
+}
+
+#[test]
+fn what_the_agent_cannot_enforce_either_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("set.yaml");
+    let text = "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {name: open}\nspec:\n  to:\n    \
+                - {cidrs: [10.0.0.0/8], ports: [443], why: services}\n    \
+                - {domains: [example.org], ports: [443], why: by name}\n---\n\
+                apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {name: test}\nspec:\n  \
+                select: {namespaces: [train]}\n  mode: enforce\n  allow: [open]\n  raw: [icmp]\n  existing: keep\n  \
+                require: [backstop]\n  dns: {types: [A]}\n  \
+                quarantine: {violations: 5, within: 1m, action: freeze, scope: job, release: 1h}\n";
+    fs::write(&file, text).unwrap();
+    let policy = allowlist::load(&[file]).unwrap().policy("test").unwrap();
+    let names = |beyond: Vec<&Beyond>| beyond.into_iter().map(|one| one.what.clone()).collect::<Vec<_>>();
+    let common = ["raw", "existing: keep", "require", "dns.types"];
+    let of_exec = ["quarantine.action: freeze", "quarantine.scope: job", "quarantine.release: 1h", "domains"];
+    assert_eq!(names(policy.beyond_exec.iter().collect()), [common, of_exec].concat());
+    assert_eq!(
+        names(policy.beyond_agent().collect()),
+        [&common[..], &["quarantine.scope: job", "domains"]].concat()
+    );
+    let rule = &policy.quarantine[0];
+    assert_eq!(
+        (rule.action, rule.scope, rule.release),
+        (Action::Freeze, Scope::Job, Some(3_600_000_000_000))
+    );
 }

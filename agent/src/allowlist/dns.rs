@@ -36,7 +36,7 @@ pub(crate) fn read(node: &Node, settings: &mut Settings, report: &mut Report) ->
         settings.ttl = ttl(node, report).unwrap_or(TTL_DEFAULT);
     }
     let keys = fields.pairs().iter().filter(|pair| known.contains(&pair.key.as_str()));
-    keys.map(|pair| Later { at: pair.key_at, what: format!("dns.{}", pair.key), by_agent: false }).collect()
+    keys.map(|pair| Later::by_nobody(pair.key_at, format!("dns.{}", pair.key))).collect()
 }
 
 /// The values alone.

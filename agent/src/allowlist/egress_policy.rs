@@ -52,16 +52,31 @@ pub(crate) struct Quarantine {
     pub(crate) at: Span,
     pub(crate) violations: u32,
     pub(crate) within_ns: u64,
+    pub(crate) action: Action,
+    pub(crate) scope: Scope,
+    pub(crate) release: Option<u64>,
     pub(crate) keep: Vec<Located<String>>,
 }
 
-/// Something valid that only the agent or a later version enforces.
+/// Something valid that `exec` does not enforce.
 #[derive(Clone, Debug)]
 pub(crate) struct Later {
     pub(crate) at: Span,
     pub(crate) what: String,
-    /// Can the agent enforce it?
-    pub(crate) by_agent: bool,
+    /// Does the agent?
+    pub(crate) agent: bool,
+}
+
+impl Later {
+    /// Something that the agent enforces.
+    const fn by_agent(at: Span, what: String) -> Self {
+        Self { at, what, agent: true }
+    }
+
+    /// Something that a later version enforces.
+    pub(crate) const fn by_nobody(at: Span, what: String) -> Self {
+        Self { at, what, agent: false }
+    }
 }
 
 /// Reads `spec` of an EgressPolicy. A part that is wrong is reported and left out, so that the rest is looked at too.
@@ -112,7 +127,7 @@ fn names(node: &Node, key: &str, report: &mut Report) -> Option<Vec<Located<Stri
 fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let mut later = Vec::new();
     let mut add = |key: &str, what: String| {
-        later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what, by_agent: false }));
+        later.extend(fields.pair(key).map(|pair| Later::by_nobody(pair.key_at, what)));
     };
     if let Some(node) = fields.get("raw")
         && let Some(protocols) = unique_list(node, "raw", report, protocol)
@@ -209,13 +224,24 @@ fn quarantine(
             None => finding.help("add it to `allow`, or remove it here"),
         }
     }
-    quarantine_later(&fields, later, report);
-    Some(Quarantine { at: node.at, violations: violations?, within_ns: within?, keep })
+    let (later, settings) = later;
+    quarantine_later(&fields, later, settings, report);
+    let Settings { action, scope, release, .. } = *settings;
+    Some(Quarantine {
+        at: node.at,
+        violations: violations?,
+        within_ns: within?,
+        action,
+        scope,
+        release,
+        keep,
+    })
 }
 
 fn quarantine_later(
     fields: &Fields<'_>,
-    (later, settings): (&mut Vec<Later>, &mut Settings),
+    later: &mut Vec<Later>,
+    settings: &mut Settings,
     report: &mut Report,
 ) {
     if let Some(node) = fields.get("action") {
@@ -225,14 +251,14 @@ fn quarantine_later(
         let (word, action) = one_of(node, "action", &words, report).unwrap_or(isolate);
         settings.action = action;
         if action != Action::Isolate {
-            later.push(Later { at: node.at, what: format!("quarantine.action: {word}"), by_agent: true });
+            later.push(Later::by_agent(node.at, format!("quarantine.action: {word}")));
         }
     }
     if let Some(node) = fields.get("scope") {
         let words = [("pod", Scope::Pod), ("job", Scope::Job)];
         settings.scope = one_of(node, "scope", &words, report).unwrap_or_default();
         if settings.scope == Scope::Job {
-            later.push(Later { at: node.at, what: "quarantine.scope: job".to_owned(), by_agent: false });
+            later.push(Later::by_nobody(node.at, "quarantine.scope: job".to_owned()));
         }
     }
     if let Some(node) = fields.get("release") {
@@ -242,7 +268,7 @@ fn quarantine_later(
         {
             settings.release = Some(nanoseconds);
             let what = format!("quarantine.release: {}", written.unwrap_or_default());
-            later.push(Later { at: node.at, what, by_agent: true });
+            later.push(Later::by_agent(node.at, what));
         }
     }
 }

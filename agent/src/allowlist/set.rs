@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use super::destinations::{self, Target};
 use super::diagnostic::Diagnostic;
 use super::document::Documents;
-use super::egress_policy::{self, EgressPolicy};
+use super::egress_policy::{EgressPolicy, Later};
 use super::network::AddressSet;
 use super::select::Select;
 use super::settings::Settings;
-use super::source::{Sources, Span};
+use super::source::Sources;
 use crate::policy::{Beyond, Deny, Origin, Policy, PortRange, Quarantine, Rule, metadata};
 
 /// A Destinations document.
@@ -182,7 +182,7 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
                     expires: entry.expires,
                     keep: false,
                 }));
-                beyond.push(later(at, "domains".to_owned(), false, sources));
+                beyond.push(later(Later::by_nobody(at, "domains".to_owned()), sources));
                 domains.extend(names.into_iter().map(|name| (origin.clone(), name.value)));
             }
         }
@@ -190,8 +190,8 @@ fn rules(document: destinations::Destinations, sources: &Sources) -> Destination
     Destinations { origin: sources.origin(document.at), name, rules, domains, by_name, beyond }
 }
 
-fn later(at: Span, what: String, by_agent: bool, sources: &Sources) -> Beyond {
-    Beyond { origin: sources.origin(at), what, by_agent }
+fn later(later: Later, sources: &Sources) -> Beyond {
+    Beyond { origin: sources.origin(later.at), what: later.what, agent: later.agent }
 }
 
 fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
@@ -212,8 +212,9 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
         origin: sources.origin(rule.at),
         violations: rule.violations,
         within_ns: rule.within_ns,
-        action: document.settings.action,
-        release_ns: document.settings.release,
+        action: rule.action,
+        scope: rule.scope,
+        release: rule.release,
     });
     let values =
         |names: Vec<super::source::Located<String>>| names.into_iter().map(|name| name.value).collect();
@@ -226,11 +227,7 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
             deny,
             loopback: document.loopback,
             quarantine: quarantine.into_iter().collect(),
-            beyond_exec: document
-                .later
-                .into_iter()
-                .map(|egress_policy::Later { at, what, by_agent }| later(at, what, by_agent, sources))
-                .collect(),
+            beyond_exec: document.later.into_iter().map(|one| later(one, sources)).collect(),
         },
         allow: values(document.allow),
         keep: document.quarantine.map(|rule| values(rule.keep)).unwrap_or_default(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// What `dns.types` is where it is not written.
 const TYPES_DEFAULT: [&str; 4] = ["A", "AAAA", "HTTPS", "SVCB"];
@@ -65,7 +66,8 @@ pub enum Existing {
 }
 
 /// `quarantine.action`, the mildest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Action {
     /// `isolate`.
     #[default]

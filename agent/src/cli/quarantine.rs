@@ -8,7 +8,7 @@ use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
 use crate::control::client::ClientError;
 use crate::control::protocol::{Action, Answer, Quarantined, Quarantines, Request};
-use crate::quarantine::{Entry, What};
+use crate::quarantine::history::{Entry, What};
 use crate::text::visible;
 
 /// What `quarantine` is asked.
@@ -162,7 +162,7 @@ fn row(quarantined: &Quarantined) -> [String; 7] {
 
 fn past_row(past: &Entry) -> [String; 6] {
     let what = match past.what {
-        What::Quarantined => past.action.clone(),
+        What::Quarantined => past.action.name().to_owned(),
         What::Released => "released".to_owned(),
         What::Failed => "failed".to_owned(),
     };

@@ -15,7 +15,7 @@ use super::protocol::{
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{PolicyStatus, QuarantineStatus, RulesFrom, WorkloadStatus};
 use crate::policy::Mode;
-use crate::quarantine::Entry;
+use crate::quarantine::history::Entry;
 
 /// The whole.
 pub(super) fn status(snapshot: &Snapshot) -> Status {

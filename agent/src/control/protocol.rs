@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::allowlist;
-use crate::quarantine::Entry;
+use crate::quarantine::history::Entry;
 use crate::records::Event;
 
 /// Version of the requests.

@@ -14,7 +14,7 @@ use super::peer::{Peer, Placed};
 use super::protocol::{self, Answer, LONGEST_REQUEST, Request};
 use super::{answer, target};
 use crate::enforce::{Handle, Refusal, Snapshot};
-use crate::quarantine::Entry;
+use crate::quarantine::history::Entry;
 
 /// In which a request must be there.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);

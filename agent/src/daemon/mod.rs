@@ -25,7 +25,10 @@ use crate::enforce::{Handle, Request};
 use crate::kernel::clock::{ClockWatch, wall_clock};
 use crate::kernel::node::NodeError;
 use crate::kernel::{Node, NodeOptions, readable};
-use crate::quarantine::{History, Quarantines};
+use crate::quarantine::Quarantines;
+use crate::quarantine::actions::Kernel;
+use crate::quarantine::history::History;
+use crate::quarantine::state::boot_id;
 use crate::records::Event;
 use crate::records::audit_log::AuditLog;
 use crate::workload::cgroups::{CgroupSource, Hint};
@@ -65,14 +68,15 @@ async fn serve(config: Config) -> Result<()> {
     };
     let (node, adopted) = Node::open(&options)?;
     info!(workloads = adopted.len(), "took over what is enforced");
-    let quarantines = Quarantines::open(&config.state_dir)?;
+    let actions = Kernel { mount: mount.point().to_owned() };
+    let quarantines = Quarantines::open(&config.state_dir, boot_id()?, actions);
     let listener = TcpListener::bind(config.metrics_listen)
         .await
         .with_context(|| format!("metrics.listen {}", config.metrics_listen))?;
     let (handle, requests) = Handle::new();
     let control = control::Server::bind(&config.control_socket)?;
-    let history = History::new(&config.state_dir);
-    let history = Arc::new(move || history.read());
+    let history = History::open(&config.state_dir)?;
+    let history = Arc::new(move || history.newest(usize::MAX));
     let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved);
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);

@@ -1,19 +1,19 @@
 //! What follows a quarantine. The kernel made it, at the attempt that crossed the threshold; here come the slower things,
 //! and those that people ask for.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tracing::{error, info, warn};
+use egress_warden_common::ruleset::Ruleset;
+use egress_warden_common::state::State;
+use tracing::{info, warn};
 
 use super::Refusal;
 use super::member::{Member, open};
 use super::reconciler::Reconciler;
 use crate::allowlist::Action;
+use crate::kernel::clock::{HostClock, boot_ns};
 use crate::policy::Mode;
-use crate::quarantine::Begin;
+use crate::quarantine::{Begin, EndError, refused_in_quarantine};
 
 impl Reconciler {
     /// Quarantines of which no record told.
@@ -47,13 +47,14 @@ impl Reconciler {
             Some(rule) => {
                 let within = Duration::from_nanos(rule.within_ns).as_secs();
                 let why = format!("{} violations within {within} s ({})", rule.violations, rule.origin);
-                (rule.action, rule.release_ns.map(Duration::from_nanos), why)
+                (rule.action, rule.release, why)
             }
             None => (Action::Isolate, None, "went past a threshold of an earlier ruleset".to_owned()),
         };
-        warn!(workload = %member.workload.label(), action = action.name(), why, "quarantined");
-        self.totals.quarantined(&member.under.policy.clone(), action);
-        self.begin(cgroup, action, "kernel", &why, release);
+        warn!(workload = %member.workload.label(), action = %action.name(), why, "quarantined");
+        let policy = member.under.policy.clone();
+        self.totals.quarantined(&policy, action);
+        self.begin(cgroup, &state, &Order { action, who: "kernel", why: &why, release });
         self.save();
     }
 
@@ -67,33 +68,47 @@ impl Reconciler {
         self.save();
     }
 
-    fn begin(&mut self, cgroup: u64, action: Action, who: &str, why: &str, release: Option<Duration>) {
+    fn begin(&mut self, cgroup: u64, state: &State, order: &Order<'_>) {
         let Some(member) = self.members.get(&cgroup) else { return };
         let directory = match open(&self.mount, &member.workload) {
-            Ok(directory) => directory,
+            Ok(directory) => directory.into(),
             Err(error) => return warn!(%error, "its cgroup is gone"),
         };
-        let directory = held(&directory);
-        let until = release.map(|after| SystemTime::now() + after);
-        let begin = Begin {
+        // By what the kernel has, and not by what it should have.
+        let words = self.node.words_of(cgroup).unwrap_or_default();
+        let judge = refused_in_quarantine(Ruleset::new(words.as_slice(), 0), &HostClock, is_in_host(member));
+        let label = member.workload.label();
+        let outcome = self.quarantines.begin(Begin {
             cgroup,
-            directory: &directory.0,
-            label: &member.workload.label(),
+            directory,
+            path: &member.workload.path,
+            workload: &label,
             policy: &member.under.policy,
-            action,
-            who,
-            why,
-            until,
-            ruleset: member.effective.as_deref().map(|effective| &effective.compiled),
-            namespace: member.namespace.as_ref(),
-        };
-        if let Err(error) = self.quarantines.begin(&begin) {
-            error!(workload = %member.workload.label(), %error, "isolated in the kernel, but not all that follows was done");
+            action: order.action,
+            who: order.who,
+            why: order.why,
+            quarantined_at: state.quarantined_at,
+            release: order.release,
+            violations: state.violations,
+            judge: &judge,
+        });
+        info!(workload = %label, connections = outcome.ended.ended, "connections were ended");
+    }
+
+    /// Does what an earlier agent began and did not see to its end.
+    pub(super) fn finish(&mut self) {
+        for cgroup in std::mem::take(&mut self.unfinished) {
+            let Some(member) = self.members.get(&cgroup) else { continue };
+            let words = self.node.words_of(cgroup).unwrap_or_default();
+            let judge =
+                refused_in_quarantine(Ruleset::new(words.as_slice(), 0), &HostClock, is_in_host(member));
+            self.quarantines.finish(cgroup, &judge);
         }
     }
 
     pub(super) fn release_due(&mut self) {
-        for cgroup in self.quarantines.due(SystemTime::now()) {
+        let Ok(now) = boot_ns() else { return };
+        for cgroup in self.quarantines.due(now) {
             if let Err(refused) = self.release(cgroup, "agent", "its time ran out") {
                 warn!(error = %refused, "could not be released");
             }
@@ -102,17 +117,18 @@ impl Reconciler {
 
     fn release(&mut self, cgroup: u64, who: &str, why: &str) -> Result<(), Refusal> {
         let Some(member) = self.members.get_mut(&cgroup) else {
-            self.quarantines.forget(cgroup);
+            self.quarantines.gone(cgroup);
             return Err(Refusal("the workload is gone".into()));
         };
+        // First in the kernel, so that what goes on meets no refusal.
+        self.node.forgive(cgroup).map_err(|error| Refusal(error.to_string()))?;
         member.quarantine_seen = false;
-        let directory = open(&self.mount, &member.workload);
-        let directory = directory.map_err(|error| Refusal(format!("its cgroup: {error}")))?;
-        let directory = held(&directory);
-        let forgiven = self.node.forgive(cgroup).map_err(|error| Refusal(error.to_string()));
-        let ended = self.quarantines.end(cgroup, &directory.0, who, why);
         info!(workload = %member.workload.label(), who, why, "released from quarantine");
-        forgiven.and(ended.map_err(|error| Refusal(error.to_string())))
+        match self.quarantines.end(cgroup, who, why) {
+            // The kernel had it in quarantine, and nobody had followed that up yet.
+            Ok(()) | Err(EndError::NotQuarantined) => Ok(()),
+            Err(error) => Err(Refusal(error.to_string())),
+        }
     }
 
     /// Somebody asks for a quarantine.
@@ -136,8 +152,9 @@ impl Reconciler {
         member.quarantine_seen = true;
         let policy = member.under.policy.clone();
         self.node.quarantine(cgroup).map_err(|error| Refusal(error.to_string()))?;
+        let state = self.node.state(cgroup).map_err(|error| Refusal(error.to_string()))?;
         self.totals.quarantined(&policy, action);
-        self.begin(cgroup, action, who, why, None);
+        self.begin(cgroup, &state, &Order { action, who, why, release: None });
         self.save();
         Ok(())
     }
@@ -172,9 +189,18 @@ impl Reconciler {
     }
 }
 
-/// A path that leads to this cgroup and to no other, whatever is made in its place.
-fn held(directory: &File) -> (PathBuf, &File) {
-    (PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())), directory)
+/// What is to be done, at whose word.
+struct Order<'a> {
+    action: Action,
+    who: &'a str,
+    why: &'a str,
+    /// Nanoseconds after which it ends by itself.
+    release: Option<u64>,
+}
+
+/// What the programs take it for, too, until they are told of its network.
+fn is_in_host(member: &Member) -> bool {
+    member.namespace.as_ref().is_none_or(|namespace| namespace.is_host)
 }
 
 fn unknown(name: &str) -> Refusal {

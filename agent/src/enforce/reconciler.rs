@@ -18,6 +18,7 @@ use super::totals::{NO_COUNTS, Totals};
 use crate::kernel::clock::boot_ns;
 use crate::kernel::{Adopted, Node, OwnNamespace};
 use crate::quarantine::Quarantines;
+use crate::quarantine::actions::Kernel;
 use crate::workload::{Change, Workload};
 
 /// For how long a workload that is gone can still be seen.
@@ -32,7 +33,9 @@ pub struct Reconciler {
     pub(super) members: BTreeMap<u64, Member>,
     pub(super) gone: Vec<(Instant, Member, Box<State>)>,
     pub(super) totals: Totals,
-    pub(super) quarantines: Quarantines,
+    pub(super) quarantines: Quarantines<Kernel>,
+    /// Quarantines whose action an earlier agent did not see to its end.
+    pub(super) unfinished: Vec<u64>,
     pub(super) delays: Delays,
     /// Seconds without enforcement of workloads that are enforced by now, or gone.
     pub(super) unenforced: f64,
@@ -48,7 +51,7 @@ impl Reconciler {
         node: Node,
         adopted: &[Adopted],
         mount: PathBuf,
-        quarantines: Quarantines,
+        quarantines: Quarantines<Kernel>,
         saved: Saved,
     ) -> Self {
         let reload = Reload {
@@ -66,6 +69,7 @@ impl Reconciler {
             gone: Vec::new(),
             totals,
             quarantines,
+            unfinished: Vec::new(),
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
@@ -75,15 +79,19 @@ impl Reconciler {
             let member = reconciler.saved.member(one);
             reconciler.members.insert(one.cgroup, member);
         }
-        let quarantined: Vec<u64> =
-            adopted.iter().filter(|one| one.quarantined_at != 0).map(|one| one.cgroup).collect();
-        reconciler.quarantines.adopt(&quarantined);
-        for cgroup in quarantined {
+        let quarantined: Vec<(u64, u64)> = adopted
+            .iter()
+            .filter(|one| one.quarantined_at != 0)
+            .map(|one| (one.cgroup, one.quarantined_at))
+            .collect();
+        let found = reconciler.quarantines.adopt(&quarantined);
+        for (cgroup, _) in quarantined {
             // One that no agent followed up yet is found at the first look.
             if let Some(member) = reconciler.members.get_mut(&cgroup) {
-                member.quarantine_seen = reconciler.quarantines.knows(cgroup);
+                member.quarantine_seen = !found.unknown.contains(&cgroup);
             }
         }
+        reconciler.unfinished = found.unfinished;
         reconciler
     }
 
@@ -223,7 +231,7 @@ impl Reconciler {
         if let Err(refused) = self.node.release(cgroup) {
             warn!(workload = %member.workload.label(), error = %refused, "could not be let go");
         }
-        self.quarantines.forget(cgroup);
+        self.quarantines.gone(cgroup);
         info!(workload = %member.workload.label(), "let go");
         if let Ok(state) = state {
             self.totals.add(&member.under, &state, &member.baseline);
@@ -252,6 +260,7 @@ impl Reconciler {
         self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
         self.retry();
         self.look_for_quarantines();
+        self.finish();
         self.release_due();
         self.saved.flush(&self.members, &self.totals);
     }

@@ -111,7 +111,10 @@ impl Saved {
         });
         let content =
             Content { boot: self.boot.clone(), totals: totals.clone(), members: enforced.collect() };
-        match replace(&self.path, &content) {
+        match serde_json::to_vec(&content)
+            .map_err(io::Error::from)
+            .and_then(|bytes| replace(&self.path, &bytes))
+        {
             Ok(()) => {
                 self.changed = false;
                 self.failing = false;

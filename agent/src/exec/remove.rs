@@ -1,19 +1,19 @@
 //! Emptying and removing a cgroup of ours. Everything goes through descriptors: CMD can make cgroups below its own, so
 //! deep that their path is longer than any path may be, and a name may be somebody else's by the time it is used.
 
-use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, unlinkat};
+use rustix::fs::{AtFlags, CWD, OFlags, unlinkat};
 use rustix::io::Errno;
 
 use crate::exec::cgroup::CgroupError;
+use crate::kernel::tree::{open, walk, write};
 
 /// Kills everything in the cgroup, waits until it is gone and removes the directory with all below it. Tries again until
 /// the deadline: the kernel may still be busy with a process that no longer counts.
@@ -69,10 +69,6 @@ fn kill(dir: BorrowedFd<'_>) -> io::Result<()> {
     Ok(write(dir, c"cgroup.kill", b"1")?)
 }
 
-fn write(dir: BorrowedFd<'_>, name: &CStr, bytes: &[u8]) -> rustix::io::Result<()> {
-    rustix::io::write(open(dir, name, OFlags::WRONLY)?, bytes).map(drop)
-}
-
 fn wait_for_change(events: &File, limit: Duration) -> io::Result<()> {
     let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     match nix::poll::poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
@@ -96,52 +92,4 @@ fn remove(dir: BorrowedFd<'_>, path: &Path, deadline: Instant) -> io::Result<()>
 
 fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
     if removed == Err(Errno::NOENT) { Ok(()) } else { removed }
-}
-
-/// Goes through every cgroup below, however deep, with one descriptor: down by name, up by `..`. `enter` is called with
-/// each before what is below it, `leave` with its parent and its name afterwards.
-fn walk(
-    top: BorrowedFd<'_>,
-    deadline: Instant,
-    enter: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<()>,
-    leave: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-) -> rustix::io::Result<()> {
-    let mut here = open_directory(top, c".")?;
-    let mut names: Vec<CString> = Vec::new();
-    let mut to_come = vec![children(&here)?];
-    while Instant::now() < deadline {
-        if let Some(name) = to_come.last_mut().and_then(Vec::pop) {
-            here = open_directory(here.as_fd(), &name)?;
-            enter(here.as_fd())?;
-            names.push(name);
-            to_come.push(children(&here)?);
-        } else if let Some(name) = names.pop() {
-            to_come.pop();
-            here = open_directory(here.as_fd(), c"..")?;
-            leave(here.as_fd(), &name)?;
-        } else {
-            return Ok(());
-        }
-    }
-    Err(Errno::TIMEDOUT)
-}
-
-fn children(directory: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
-    let mut found = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
-            found.push(name.to_owned());
-        }
-    }
-    Ok(found)
-}
-
-fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    open(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)
-}
-
-fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

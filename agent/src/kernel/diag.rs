@@ -1,253 +1,632 @@
-//! Live TCP connections of a network namespace, and their end: sock_diag over netlink.
+//! Ending live TCP connections of a workload, so that it hears an error at once where it would wait for answers that no
+//! longer come: `NETLINK_SOCK_DIAG`, inside every network namespace that its processes use.
+//!
+//! Ended is what belongs to the workload's cgroup or one below it: the kernel notes a socket's cgroup when it is made, and
+//! tells it (`INET_DIAG_CGROUP_ID`). So three kinds of connections are not found; what they send is judged all the same:
+//!
+//! - in a network namespace in which no thread of the workload is any more,
+//! - made in a cgroup below that was removed since, by a process that lives on elsewhere,
+//! - half-open ones that a peer began and the workload has not accepted (the kernel does not tell whose they are).
+//!
+//! A connection that the workload was handed by a process outside is that process's, here as everywhere. UDP needs nothing:
+//! who sends hears `EPERM`.
+//!
+//! Written by hand, because netlink-packet-sock-diag, the crate for it, can build no `SOCK_DESTROY` and leaves the cgroup
+//! to its caller to parse.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use egress_warden_common::Route;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::fs::OFlags;
+use thiserror::Error;
 
-use super::KernelError;
+use super::namespace;
+use super::tree::{open, read_to_string, walk};
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
+/// How long listing a workload's cgroups may take.
+const WALK_WITHIN: Duration = Duration::from_secs(5);
+/// How long the kernel may be silent in the middle of an answer.
+const SILENCE_SECONDS: i64 = 5;
+/// The kernel sends a dump in messages of at most this many bytes.
+const RECEIVE: usize = 1 << 16;
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
 const INET_DIAG_CGROUP_ID: u16 = 21;
-/// Every state of TCP but TIME_WAIT, CLOSE and LISTEN: bit n for state n.
-const LIVE: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10 | 1);
+/// The two upper bits of an attribute's type are flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
 const HEADER: usize = 16;
+const SOCKET_ID: usize = 48;
 /// `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
-/// `struct inet_diag_sockid`, at byte 4 of a message and byte 8 of a request.
-const SOCKET_ID: usize = 48;
+/// Where in it the socket's identity begins.
+const MESSAGE_ID: usize = 4;
 
-/// One connection.
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+/// Every state in which there is a connection.
+const STATES: u32 = !(1 << TCP_TIME_WAIT | 1 << TCP_CLOSE | 1 << TCP_LISTEN);
+
+/// A live TCP connection of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// The own end.
-    pub local: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
-    /// Id of the cgroup whose process opened the socket.
+    /// Its own address.
+    pub local: IpAddr,
+    /// Its own port.
+    pub local_port: u16,
+    /// Where it sends.
+    pub remote: IpAddr,
+    /// The port there.
+    pub remote_port: u16,
+    /// Id of the cgroup that the socket was made in.
     pub cgroup: u64,
-    family: u8,
-    id: [u8; SOCKET_ID],
+    /// By which way its packets leave.
+    pub route: Route,
+    /// Is it in the host's network namespace?
+    pub host_namespace: bool,
 }
 
 /// What came of ending connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Ended {
-    /// Ended: their owner gets an error at once.
+    /// Ended.
     pub ended: usize,
-    /// Left open, because they may go on.
+    /// Not to be ended.
     pub kept: usize,
+    /// To be ended, and still there.
+    pub failed: usize,
+    /// Why some failed, or could not be looked for; each reason once.
+    pub problems: Vec<DiagError>,
 }
 
-/// Ends the connections in this namespace that `end` chooses.
+impl Ended {
+    fn note(&mut self, problem: DiagError) {
+        if self.problems.iter().all(|known| known.to_string() != problem.to_string()) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Why connections could not be ended.
+#[derive(Debug, Error)]
+pub enum DiagError {
+    /// The kernel was built without it.
+    #[error(
+        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY): they hang until they time out, refused"
+    )]
+    Unsupported,
+    /// The cgroups of the workload could not be listed.
+    #[error("cannot list the cgroups and processes of the workload: {0}")]
+    Cgroups(#[source] io::Error),
+    /// A process of the workload is outside the agent's PID namespace.
+    #[error("a process of the workload is not visible here: run the agent in the host's PID namespace")]
+    Invisible,
+    /// A network namespace could not be entered or asked.
+    #[error("cannot {what} in network namespace {}: {source}", namespace.display())]
+    Namespace {
+        /// What was tried.
+        what: &'static str,
+        /// A path by which a process has the namespace.
+        namespace: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's answer makes no sense.
+    #[error("the kernel's answer about sockets cannot be read: {0}")]
+    Answer(&'static str),
+}
+
+/// Ends every connection of a workload for which `judge` says so. `cgroup` is its directory.
+///
+/// It takes system calls for every thread and every TCP socket in sight: not for a thread on which others wait.
 ///
 /// # Errors
-/// Where the kernel cannot be asked, or has no `CONFIG_INET_DIAG_DESTROY`.
+/// When the workload's cgroups cannot be listed. What fails later stands in the result, so that the rest is ended.
 pub fn end_connections(
-    namespace: &File,
-    end: impl Fn(&Connection) -> bool + Sync,
-) -> Result<Ended, KernelError> {
-    // On a thread of its own, which ends there: this one stays where it is.
-    let done = thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            end_here(&end)
+    cgroup: BorrowedFd<'_>,
+    judge: impl Fn(&Connection) -> bool + Sync,
+) -> Result<Ended, DiagError> {
+    let members = Members::of(cgroup)?;
+    let mut result = Ended::default();
+    if members.invisible {
+        result.note(DiagError::Invisible);
+    }
+    for namespace in members.namespaces(Path::new("/proc")) {
+        // setns moves a thread: one that nobody needs afterwards.
+        let done = thread::scope(|scope| {
+            scope.spawn(|| namespace.end(&members.cgroups, &judge, &mut result)).join()
         });
-        inside.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
-    });
-    done.map_err(|source| KernelError::Namespace { what: "ending its connections", source })
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => result.note(problem),
+            Err(_) => result.note(DiagError::Answer("the thread that read it panicked")),
+        }
+    }
+    Ok(result)
 }
 
-fn end_here(end: &impl Fn(&Connection) -> bool) -> io::Result<Ended> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    let mut done = Ended::default();
-    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        for connection in dump(&netlink, family)? {
-            if !end(&connection) {
-                done.kept += 1;
-            } else if destroy(&netlink, &connection)? {
-                done.ended += 1;
+/// The cgroups of a workload and the processes in them.
+#[derive(Debug, Default)]
+struct Members {
+    cgroups: HashSet<u64>,
+    processes: Vec<u32>,
+    /// One of its processes has no number here.
+    invisible: bool,
+}
+
+impl Members {
+    fn of(cgroup: BorrowedFd<'_>) -> Result<Self, DiagError> {
+        let failed = |errno: rustix::io::Errno| DiagError::Cgroups(errno.into());
+        let mut members = Self::default();
+        members.add(cgroup).map_err(failed)?;
+        let deadline = Instant::now() + WALK_WITHIN;
+        walk(cgroup, deadline, |below| members.add(below), |_, _| Ok(())).map_err(failed)?;
+        Ok(members)
+    }
+
+    fn add(&mut self, cgroup: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        self.cgroups.insert(rustix::fs::fstat(cgroup)?.st_ino);
+        let mut text = String::new();
+        // The processes of a threaded cgroup are listed by the one above it that is not.
+        match read_to_string(open(cgroup, c"cgroup.procs", OFlags::RDONLY)?, &mut text) {
+            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+            other => other?,
+        }
+        for number in text.lines().filter_map(|line| line.parse().ok()) {
+            if number == 0 {
+                self.invisible = true;
+            } else {
+                self.processes.push(number);
             }
         }
+        Ok(())
     }
-    Ok(done)
-}
 
-fn dump(netlink: &OwnedFd, family: u8) -> io::Result<Vec<Connection>> {
-    send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, LIVE, &[0; SOCKET_ID])?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        for (kind, body) in messages(&buffer[..length]) {
-            match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => return Err(error_in(body)),
-                SOCK_DIAG_BY_FAMILY => found.extend(connection(body)),
-                _ => {}
+    /// The network namespaces in which a thread of theirs is. Who ends meanwhile needs nothing.
+    fn namespaces(&self, proc: &Path) -> Vec<Namespace> {
+        let mut found: Vec<Namespace> = Vec::new();
+        for process in &self.processes {
+            let Ok(threads) = fs::read_dir(proc.join(process.to_string()).join("task")) else { continue };
+            for thread in threads.flatten() {
+                let path = thread.path().join("ns/net");
+                let known = |id: &(u64, u64)| found.iter().any(|namespace| namespace.id == *id);
+                if fs::metadata(&path).is_ok_and(|data| known(&(data.dev(), data.ino()))) {
+                    continue;
+                }
+                let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+                let Ok((data, file)) = opened else { continue };
+                let id = (data.dev(), data.ino());
+                if !known(&id) {
+                    found.push(Namespace { path, id, file });
+                }
             }
         }
+        found
     }
 }
 
-/// False where it ended by itself meanwhile.
-fn destroy(netlink: &OwnedFd, connection: &Connection) -> io::Result<bool> {
-    send(netlink, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, connection.family, LIVE, &connection.id)?;
-    let mut buffer = [0; 4096];
-    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    for (kind, body) in messages(&buffer[..length]) {
-        if kind == NLMSG_ERROR {
-            let error = error_in(body);
-            return match error.raw_os_error() {
-                Some(0) => Ok(true),
-                Some(libc::ENOENT) => Ok(false),
-                _ => Err(error),
-            };
+/// A network namespace that a thread of the workload is in.
+#[derive(Debug)]
+struct Namespace {
+    path: PathBuf,
+    id: (u64, u64),
+    file: File,
+}
+
+impl Namespace {
+    /// On a thread of its own: it does not come back.
+    fn end(
+        &self,
+        cgroups: &HashSet<u64>,
+        judge: &impl Fn(&Connection) -> bool,
+        result: &mut Ended,
+    ) -> Result<(), DiagError> {
+        let failed = |what| {
+            move |errno: Errno| DiagError::Namespace {
+                what,
+                namespace: self.path.clone(),
+                source: errno.into(),
+            }
+        };
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(failed("run"))?;
+        let place = Place::of_thread(self.id.1).map_err(|error| DiagError::Namespace {
+            what: "list the addresses",
+            namespace: self.path.clone(),
+            source: io::Error::other(error),
+        })?;
+        let netlink = Netlink::open().map_err(failed("open netlink"))?;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let sockets = netlink.dump(family as u8).map_err(|error| match error {
+                Trouble::Kernel(errno) => failed("list the sockets")(errno),
+                Trouble::Answer(what) => DiagError::Answer(what),
+            })?;
+            for socket in sockets.iter().filter(|socket| cgroups.contains(&socket.cgroup)) {
+                if !judge(&place.connection(socket)) {
+                    result.kept += 1;
+                    continue;
+                }
+                match netlink.destroy(socket) {
+                    Ok(()) => result.ended += 1,
+                    // It ended by itself.
+                    Err(Trouble::Kernel(Errno::ENOENT)) => {}
+                    Err(error) => {
+                        result.failed += 1;
+                        result.note(match error {
+                            Trouble::Kernel(Errno::EOPNOTSUPP) => DiagError::Unsupported,
+                            Trouble::Kernel(errno) => failed("end a connection")(errno),
+                            Trouble::Answer(what) => DiagError::Answer(what),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is needed of a namespace to tell a connection's facts.
+#[derive(Debug)]
+struct Place {
+    addresses: Vec<IpAddr>,
+    is_host: bool,
+}
+
+impl Place {
+    fn of_thread(number: u64) -> Result<Self, super::KernelError> {
+        Ok(Self { addresses: namespace::addresses()?, is_host: namespace::is_host_of(number)? })
+    }
+
+    fn connection(&self, socket: &Socket) -> Connection {
+        let (local, remote) = (socket.local(), socket.remote());
+        // A packet to an address of the own namespace takes the loopback interface, whichever address it is.
+        let stays = remote.is_loopback()
+            || remote.is_unspecified()
+            || remote == local
+            || self.addresses.binary_search(&remote).is_ok();
+        Connection {
+            local,
+            local_port: socket.port(0),
+            remote,
+            remote_port: socket.port(2),
+            cgroup: socket.cgroup,
+            route: if stays { Route::Loopback } else { Route::Uplink },
+            host_namespace: self.is_host,
         }
     }
-    Err(io::Error::other("the kernel did not answer"))
 }
 
-fn send(
-    netlink: &OwnedFd,
-    kind: u16,
-    flags: u16,
+/// A socket as the kernel tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Socket {
     family: u8,
-    states: u32,
-    id: &[u8; SOCKET_ID],
-) -> io::Result<()> {
-    let mut message = Vec::with_capacity(HEADER + 8 + SOCKET_ID);
-    message.extend(((HEADER + 8 + SOCKET_ID) as u32).to_ne_bytes());
+    cgroup: u64,
+    /// `struct inet_diag_sockid`: ports, addresses, interface, cookie. Handed back as it came, it names this socket only.
+    id: [u8; SOCKET_ID],
+}
+
+impl Socket {
+    fn port(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.id[at], self.id[at + 1]])
+    }
+
+    fn local(&self) -> IpAddr {
+        self.address(4)
+    }
+
+    fn remote(&self) -> IpAddr {
+        self.address(20)
+    }
+
+    fn address(&self, at: usize) -> IpAddr {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.id[at..at + 16]);
+        if i32::from(self.family) == libc::AF_INET {
+            let [a, b, c, d, ..] = bytes;
+            return Ipv4Addr::new(a, b, c, d).into();
+        }
+        Ipv6Addr::from(bytes).to_canonical()
+    }
+}
+
+/// What goes wrong between us and the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// It said so.
+    Kernel(Errno),
+    /// It is not understood.
+    Answer(&'static str),
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Self {
+        Self::Kernel(errno)
+    }
+}
+
+/// A socket to the kernel, in the namespace in which it was opened.
+struct Netlink(OwnedFd);
+
+impl Netlink {
+    fn open() -> Result<Self, Errno> {
+        let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag);
+        let fd = socket(AddressFamily::Netlink, kind.0, kind.1, kind.2)?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(SILENCE_SECONDS))?;
+        Ok(Self(fd))
+    }
+
+    /// Every TCP connection of this family, as far as the kernel tells whose it is.
+    fn dump(&self, family: u8) -> Result<Vec<Socket>, Trouble> {
+        let message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, STATES, &[0; SOCKET_ID]);
+        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
+        let mut sockets = Vec::new();
+        let mut buffer = vec![0; RECEIVE];
+        while parse_dump(self.receive(&mut buffer)?, &mut sockets)? == Progress::More {}
+        Ok(sockets)
+    }
+
+    fn destroy(&self, socket: &Socket) -> Result<(), Trouble> {
+        send(
+            self.0.as_raw_fd(),
+            &request(SOCK_DESTROY, NLM_F_ACK, socket.family, STATES, &socket.id),
+            MsgFlags::empty(),
+        )?;
+        let mut buffer = vec![0; 1 << 10];
+        parse_acknowledgement(self.receive(&mut buffer)?)
+    }
+
+    fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], Trouble> {
+        loop {
+            // With MSG_TRUNC the whole length is told, so a message that was cut is not taken for a short one.
+            match recv(self.0.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) => return buffer.get(..length).ok_or(Trouble::Answer("longer than any message")),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// A request about one socket, or with a zero identity about all.
+fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; SOCKET_ID]) -> Vec<u8> {
+    let length = (HEADER + 8 + SOCKET_ID) as u32;
+    let mut message = Vec::with_capacity(length as usize);
+    message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
+    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    // Sequence and port: there is one request at a time, and the kernel fills in the port.
     message.extend([0; 8]);
     message.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
     message.extend(states.to_ne_bytes());
     message.extend(id);
-    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    Ok(())
+    message
 }
 
-/// The messages of a datagram, each with its kind. What is cut short ends the list.
-fn messages(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut found = Vec::new();
-    while let (Some(length), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
-        let length = length as usize;
-        let Some(body) = bytes.get(HEADER..length) else { break };
-        found.push((kind, body));
-        let Some(rest) = bytes.get(length.next_multiple_of(4)..) else { break };
-        bytes = rest;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Done,
+}
+
+/// Reads one datagram of a dump.
+fn parse_dump(datagram: &[u8], sockets: &mut Vec<Socket>) -> Result<Progress, Trouble> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let (kind, payload, after) = split_message(rest)?;
+        match kind {
+            NLMSG_DONE | NLMSG_ERROR => {
+                // Both begin with a negated error number; a dump's end may leave it out.
+                return match errno(payload) {
+                    Some(Errno::UnknownErrno) => Ok(Progress::Done),
+                    None if kind == NLMSG_DONE => Ok(Progress::Done),
+                    Some(errno) => Err(errno.into()),
+                    None => Err(Trouble::Answer("an error without a number")),
+                };
+            }
+            SOCK_DIAG_BY_FAMILY => sockets.extend(parse_socket(payload)?),
+            _ => {}
+        }
+        rest = after;
     }
-    found
+    Ok(Progress::More)
 }
 
-fn error_in(body: &[u8]) -> io::Error {
-    let number = u32_at(body, 0).unwrap_or_default().cast_signed();
-    io::Error::from_raw_os_error(-number)
-}
-
-fn connection(body: &[u8]) -> Option<Connection> {
-    let family = *body.first()?;
-    let id: [u8; SOCKET_ID] = body.get(4..4 + SOCKET_ID)?.try_into().ok()?;
-    let address = |at: usize| -> Option<IpAddr> {
-        if i32::from(family) == libc::AF_INET {
-            let bytes: [u8; 4] = id.get(at..at + 4)?.try_into().ok()?;
-            return Some(Ipv4Addr::from(bytes).into());
-        }
-        let bytes: [u8; 16] = id.get(at..at + 16)?.try_into().ok()?;
-        Some(Ipv6Addr::from(bytes).to_canonical())
-    };
-    let port = |at: usize| Some(u16::from_be_bytes(id.get(at..at + 2)?.try_into().ok()?));
-    Some(Connection {
-        local: SocketAddr::new(address(4)?, port(0)?),
-        remote: SocketAddr::new(address(20)?, port(2)?),
-        cgroup: attribute(body.get(MESSAGE..)?, INET_DIAG_CGROUP_ID)?,
-        family,
-        id,
-    })
-}
-
-/// A number of 64 bits among the attributes.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<u64> {
-    while let (Some(length), Some(kind)) = (u16_at(bytes, 0), u16_at(bytes, 2)) {
-        let length = usize::from(length);
-        if length < 4 {
-            return None;
-        }
-        if kind == wanted {
-            return Some(u64::from_ne_bytes(bytes.get(4..12)?.try_into().ok()?));
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
+/// Reads the answer to a request with `NLM_F_ACK`.
+fn parse_acknowledgement(datagram: &[u8]) -> Result<(), Trouble> {
+    let (kind, payload, _) = split_message(datagram)?;
+    match errno(payload) {
+        Some(Errno::UnknownErrno) if kind == NLMSG_ERROR => Ok(()),
+        Some(errno) if kind == NLMSG_ERROR => Err(errno.into()),
+        _ => Err(Trouble::Answer("no acknowledgement")),
     }
-    None
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+/// The error number at the beginning of a payload; `UnknownErrno`, which is 0, for success.
+fn errno(payload: &[u8]) -> Option<Errno> {
+    let number = i32::from_ne_bytes(*payload.first_chunk()?);
+    Some(Errno::from_raw(number.saturating_neg()))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+/// The first message: its type, its payload, and what follows it.
+fn split_message(bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), Trouble> {
+    const SHORT: Trouble = Trouble::Answer("a message ends too early");
+    let header = bytes.first_chunk::<HEADER>().ok_or(SHORT)?;
+    let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    let kind = u16::from_ne_bytes([header[4], header[5]]);
+    let payload = bytes.get(HEADER..length).ok_or(SHORT)?;
+    // The last message need not be padded.
+    Ok((kind, payload, bytes.get(aligned(length)..).unwrap_or_default()))
+}
+
+/// `None` for a socket of which the kernel does not tell whose it is.
+fn parse_socket(payload: &[u8]) -> Result<Option<Socket>, Trouble> {
+    const SHORT: Trouble = Trouble::Answer("a socket ends too early");
+    let message = payload.first_chunk::<MESSAGE>().ok_or(SHORT)?;
+    let mut id = [0; SOCKET_ID];
+    id.copy_from_slice(&message[MESSAGE_ID..MESSAGE_ID + SOCKET_ID]);
+    let mut rest = &payload[MESSAGE..];
+    while !rest.is_empty() {
+        let header = rest.first_chunk::<4>().ok_or(SHORT)?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
+        let value = rest.get(4..length).ok_or(SHORT)?;
+        if kind == INET_DIAG_CGROUP_ID {
+            let cgroup = u64::from_ne_bytes(value.try_into().map_err(|_| SHORT)?);
+            return Ok(Some(Socket { family: message[0], cgroup, id }));
+        }
+        rest = rest.get(aligned(length)..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+/// Netlink pads to four bytes.
+const fn aligned(length: usize) -> usize {
+    length.saturating_add(3) & !3
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message() -> Vec<u8> {
-        let mut body = vec![libc::AF_INET as u8, 1, 0, 0];
-        body.extend(443_u16.to_be_bytes());
-        body.extend(50_000_u16.to_be_bytes());
-        body.extend([10, 0, 0, 1]);
-        body.extend([0; 12]);
-        body.extend([10, 0, 0, 2]);
-        body.resize(MESSAGE, 0);
-        for (kind, value) in [(9_u16, 1_u64), (INET_DIAG_CGROUP_ID, 77)] {
-            body.extend(12_u16.to_ne_bytes());
-            body.extend(kind.to_ne_bytes());
-            body.extend(value.to_ne_bytes());
-        }
-        let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
-        bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        bytes.resize(HEADER, 0);
-        bytes.extend(body);
+    fn id(local: &str, remote: &str) -> [u8; SOCKET_ID] {
+        let place = |text: &str| {
+            let place: std::net::SocketAddr = text.parse().unwrap();
+            let mut bytes = [0; 16];
+            match place.ip() {
+                IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => bytes = v6.octets(),
+            }
+            (place.port().to_be_bytes(), bytes)
+        };
+        let (local, remote) = (place(local), place(remote));
+        let mut id = [7; SOCKET_ID];
+        id[..2].copy_from_slice(&local.0);
+        id[2..4].copy_from_slice(&remote.0);
+        id[4..20].copy_from_slice(&local.1);
+        id[20..36].copy_from_slice(&remote.1);
+        id
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(aligned(bytes.len()), 0);
         bytes
     }
 
-    #[test]
-    fn a_message_is_read() {
-        let bytes = message();
-        let [(kind, body)] = messages(&bytes)[..] else { panic!("one message") };
-        let found = connection(body).unwrap();
-        assert_eq!((kind, found.cgroup), (SOCK_DIAG_BY_FAMILY, 77));
-        assert_eq!(found.local, "10.0.0.1:443".parse().unwrap());
-        assert_eq!(found.remote, "10.0.0.2:50000".parse().unwrap());
+    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = ((HEADER + payload.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(payload);
+        bytes.resize(aligned(bytes.len()), 0);
+        bytes
+    }
+
+    fn told(family: i32, id: [u8; SOCKET_ID], attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut payload = vec![family as u8, 1, 0, 0];
+        payload.extend(id);
+        payload.resize(MESSAGE, 0);
+        payload.extend(attributes.concat());
+        message(SOCK_DIAG_BY_FAMILY, &payload)
+    }
+
+    fn two_sockets() -> Vec<u8> {
+        let shutdown = attribute(8, &[0]);
+        let cgroup = |number: u64| attribute(INET_DIAG_CGROUP_ID, &number.to_ne_bytes());
+        [
+            told(libc::AF_INET, id("10.0.0.1:4000", "10.0.0.2:80"), &[shutdown.clone(), cgroup(77)]),
+            told(libc::AF_INET6, id("[fd00::1]:4001", "[::ffff:10.0.0.3]:443"), &[shutdown, cgroup(78)]),
+        ]
+        .concat()
     }
 
     #[test]
-    fn what_is_cut_short_is_no_connection_and_no_panic() {
-        let bytes = message();
-        for length in 0..bytes.len() {
-            let cut = messages(&bytes[..length]);
-            assert!(cut.is_empty(), "{length}");
-            assert!(connection(bytes.get(HEADER..length).unwrap_or_default()).is_none(), "{length}");
+    fn a_dump_is_read_to_its_end() {
+        let mut sockets = Vec::new();
+        assert_eq!(parse_dump(&two_sockets(), &mut sockets), Ok(Progress::More));
+        let end = message(NLMSG_DONE, &0i32.to_ne_bytes());
+        assert_eq!(parse_dump(&end, &mut sockets), Ok(Progress::Done));
+        assert_eq!(parse_dump(&message(NLMSG_DONE, &[]), &mut sockets), Ok(Progress::Done));
+        assert_eq!(sockets.iter().map(|socket| socket.cgroup).collect::<Vec<_>>(), [77, 78]);
+        assert_eq!((sockets[0].port(0), sockets[0].port(2)), (4000, 80));
+        assert_eq!(sockets[0].local(), IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(sockets[1].remote(), IpAddr::from([10, 0, 0, 3]), "a mapped address is the IPv4 one");
+        assert_eq!(sockets[1].id[36..], [7; 12], "interface and cookie go back as they came");
+    }
+
+    #[test]
+    fn whose_a_socket_is_may_be_untold() {
+        let mut sockets = Vec::new();
+        let half_open = told(libc::AF_INET, id("10.0.0.1:80", "10.0.0.2:4000"), &[attribute(15, &[0; 4])]);
+        assert_eq!(parse_dump(&half_open, &mut sockets), Ok(Progress::More));
+        assert_eq!(sockets, []);
+    }
+
+    #[test]
+    fn errors_of_the_kernel_are_told_as_such() {
+        let refused = message(NLMSG_ERROR, &(-libc::EOPNOTSUPP).to_ne_bytes());
+        let expected = Trouble::Kernel(Errno::EOPNOTSUPP);
+        assert_eq!(parse_acknowledgement(&refused), Err(expected));
+        assert_eq!(parse_dump(&refused, &mut Vec::new()), Err(expected));
+        assert_eq!(parse_acknowledgement(&message(NLMSG_ERROR, &0i32.to_ne_bytes())), Ok(()));
+        assert!(matches!(parse_acknowledgement(&message(NLMSG_ERROR, &[])), Err(Trouble::Answer(_))));
+        assert!(matches!(parse_acknowledgement(&message(NLMSG_DONE, &[0; 4])), Err(Trouble::Answer(_))));
+    }
+
+    #[test]
+    fn whatever_is_cut_or_wrong_is_no_panic_and_no_endless_loop() {
+        let whole = two_sockets();
+        for length in 0..whole.len() {
+            let mut sockets = Vec::new();
+            let read = parse_dump(&whole[..length], &mut sockets);
+            // Only between two messages can it be cut unnoticed.
+            assert_eq!(read.is_ok(), length == 0 || length == whole.len() / 2, "{length}: {read:?}");
+            assert!(sockets.len() <= length / (whole.len() / 2));
+            let _ = parse_acknowledgement(&whole[..length]);
         }
+        for place in 0..whole.len() {
+            for value in [0, 1, 3, 0x7f, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[place] = value;
+                let _ = parse_dump(&bytes, &mut Vec::new());
+                let _ = parse_acknowledgement(&bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn what_stays_in_the_namespace_is_loopback() {
+        let place = Place { addresses: vec!["10.0.0.1".parse().unwrap()], is_host: false };
+        let route = |local, remote| {
+            let socket = Socket { family: libc::AF_INET as u8, cgroup: 1, id: id(local, remote) };
+            place.connection(&socket).route
+        };
+        assert_eq!(route("127.0.0.1:1", "127.0.0.9:2"), Route::Loopback);
+        assert_eq!(route("127.0.0.1:1", "10.0.0.1:2"), Route::Loopback);
+        assert_eq!(route("10.9.9.9:1", "10.9.9.9:2"), Route::Loopback);
+        assert_eq!(route("10.0.0.1:1", "10.0.0.2:2"), Route::Uplink);
     }
 }

@@ -14,6 +14,7 @@ mod object;
 mod probe;
 pub mod sys;
 mod tables;
+pub(crate) mod tree;
 mod wait;
 
 pub use attach::{Ancestor, HOOKS, Hook};

@@ -62,18 +62,7 @@ impl OwnNamespace {
 
     /// Examines the network namespace of the calling thread.
     pub fn of_caller() -> Result<Self, KernelError> {
-        let mut addresses: Vec<IpAddr> = getifaddrs()
-            .map_err(|error| failed("getifaddrs")(error.into()))?
-            .filter_map(|interface| {
-                let address = interface.address?;
-                if let Some(v4) = address.as_sockaddr_in() {
-                    return Some(IpAddr::V4(v4.ip()));
-                }
-                address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
-            })
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let addresses = addresses()?;
         let interfaces = if_nameindex().map_err(|error| failed("if_nameindex")(error.into()))?;
         let uplinks =
             interfaces.iter().map(Interface::index).filter(|index| *index != LOOPBACK_INDEX).collect();
@@ -113,6 +102,23 @@ fn belongs_to_own_user_namespace(namespace: &File) -> Result<bool, KernelError> 
     Ok(number(owner.metadata())? == number(fs::metadata("/proc/self/ns/user"))?)
 }
 
+/// The addresses of the calling thread's network namespace, in order.
+pub(super) fn addresses() -> Result<Vec<IpAddr>, KernelError> {
+    let mut addresses: Vec<IpAddr> = getifaddrs()
+        .map_err(|error| failed("getifaddrs")(error.into()))?
+        .filter_map(|interface| {
+            let address = interface.address?;
+            if let Some(v4) = address.as_sockaddr_in() {
+                return Some(IpAddr::V4(v4.ip()));
+            }
+            address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::Namespace { what, source }
 }
@@ -126,7 +132,11 @@ const FIXED_NUMBERS: (u32, u32) = (6, 18);
 // container's own. Where that cannot be read either, the answer is "host": then loopback needs a word in the policy
 // although it need not, which is the safe way to be wrong.
 fn is_host() -> Result<bool, KernelError> {
-    let own = fs::metadata("/proc/thread-self/ns/net").map_err(failed("/proc/thread-self/ns/net"))?.ino();
+    is_host_of(fs::metadata("/proc/thread-self/ns/net").map_err(failed("/proc/thread-self/ns/net"))?.ino())
+}
+
+/// Is the namespace with this number the host's?
+pub(super) fn is_host_of(own: u64) -> Result<bool, KernelError> {
     let first = fs::metadata("/proc/1/ns/net").ok().map(|namespace| namespace.ino());
     Ok(is_host_number(own, first, Probe::new()?.version()))
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::allowlist::Action;
+use crate::allowlist::{Action, Scope};
 
 pub mod icmp;
 mod merge;
@@ -97,7 +97,7 @@ pub struct Deny {
     pub why: String,
 }
 
-/// A quarantine rule.
+/// A quarantine rule. What of it is beyond `exec` stands in [`Policy::beyond_exec`] as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
     /// Where it stands.
@@ -106,21 +106,23 @@ pub struct Quarantine {
     pub violations: u32,
     /// `within`, in nanoseconds.
     pub within_ns: u64,
-    /// What follows it: `exec` only isolates.
+    /// `action`.
     pub action: Action,
-    /// When it ends by itself, in nanoseconds after it began; `None` means by hand.
-    pub release_ns: Option<u64>,
+    /// `scope`.
+    pub scope: Scope,
+    /// `release` in nanoseconds; `None` means by hand.
+    pub release: Option<u64>,
 }
 
-/// Something a policy asks for that only the agent or a later version can enforce.
+/// Something a policy asks for that `exec` cannot enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beyond {
     /// Where it stands.
     pub origin: Origin,
     /// The entry, as an operator would name it: `domains`, `dns.resolvers`, `quarantine.action: kill`.
     pub what: String,
-    /// Can the agent enforce it?
-    pub by_agent: bool,
+    /// Can the agent? Else a later version will.
+    pub agent: bool,
 }
 
 /// A policy, whole.
@@ -145,14 +147,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What not even the agent can enforce yet.
+    pub fn beyond_agent(&self) -> impl Iterator<Item = &Beyond> {
+        self.beyond_exec.iter().filter(|beyond| !beyond.agent)
+    }
+
     /// Does it say `metadata: true`, so that the built-in refusals are absent?
     #[must_use]
     pub fn opens_metadata(&self) -> bool {
         self.deny.iter().all(|deny| deny.origin.is_some())
-    }
-
-    /// What it asks for that the agent cannot enforce either.
-    pub fn beyond_agent(&self) -> impl Iterator<Item = &Beyond> {
-        self.beyond_exec.iter().filter(|entry| !entry.by_agent)
     }
 }

@@ -1,108 +1,148 @@
-//! Ending connections, freezing, killing.
+//! What is done with a workload in quarantine, beside what the kernel refuses: nothing more, or it is frozen, or killed.
+//!
+//! Everything goes through a descriptor of the cgroup: by the time it is done the path may be another cgroup's.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
-use egress_warden_common::reason::IPPROTO_TCP;
-use egress_warden_common::{Address, Facts, Route, decide};
+use rustix::fs::{CWD, Mode, OFlags};
 
-use super::Begin;
-use crate::allowlist::Action;
-use crate::kernel::KernelError;
-use crate::kernel::diag::{Connection, end_connections};
-use crate::workload::cgroup_tree;
+use crate::kernel::diag::{Connection, DiagError, Ended, end_connections};
+use crate::kernel::tree::write;
 
-/// What could not be done. The quarantine holds all the same.
-#[derive(Debug, thiserror::Error)]
-pub enum ActionError {
-    /// A file of the cgroup.
-    #[error("{}: {source}", path.display())]
-    Cgroup {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Its connections.
-    #[error("its connections go on until they time out: {0}")]
-    Connections(#[from] KernelError),
+/// What a quarantine does to a cgroup.
+pub trait Actions {
+    /// Opens the cgroup at this path under the mount, if it is still the one with this id.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not.
+    fn open(&self, path: &Path, cgroup: u64) -> io::Result<OwnedFd>;
+
+    /// Stops everything in the cgroup and below, or lets it go on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn freeze(&self, cgroup: BorrowedFd<'_>, frozen: bool) -> io::Result<()>;
+
+    /// Kills everything in the cgroup and below. It is dying when this returns, not gone.
+    ///
+    /// # Errors
+    /// When something may live on.
+    fn kill(&self, cgroup: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Ends the connections for which `judge` says so.
+    ///
+    /// # Errors
+    /// As [`end_connections`].
+    fn end_connections(&self, cgroup: BorrowedFd<'_>, judge: Judge<'_>) -> Result<Ended, DiagError>;
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> ActionError {
-    move |source| ActionError::Cgroup { path: path.to_owned(), source }
+/// Says whether a connection is to be ended.
+pub type Judge<'a> = &'a (dyn Fn(&Connection) -> bool + Sync);
+
+/// The real ones.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Where cgroup2 is mounted.
+    pub mount: PathBuf,
 }
 
-/// Does what follows a quarantine. What is killed or frozen first cannot open connections while they are ended.
-pub(super) fn begin(begin: &Begin<'_>) -> Result<(), ActionError> {
-    match begin.action {
-        Action::Isolate => {}
-        Action::Freeze => write(begin.directory, "cgroup.freeze", "1")?,
-        Action::Kill => write(begin.directory, "cgroup.kill", "1")?,
+impl Actions for Kernel {
+    fn open(&self, path: &Path, cgroup: u64) -> io::Result<OwnedFd> {
+        let path = self.mount.join(path.strip_prefix("/").unwrap_or(path));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+        if rustix::fs::fstat(&directory)?.st_ino == cgroup {
+            Ok(directory)
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "another cgroup has its path"))
+        }
     }
-    end_live(begin)
-}
 
-/// Lets a frozen workload go on.
-pub(super) fn thaw(directory: &Path) -> Result<(), ActionError> {
-    write(directory, "cgroup.freeze", "0")
-}
-
-fn write(directory: &Path, file: &str, value: &str) -> Result<(), ActionError> {
-    let path = directory.join(file);
-    fs::write(&path, value).map_err(failed(&path))
-}
-
-/// Ends the connections that quarantine cuts, so that whoever waits on one is told at once instead of after many minutes.
-fn end_live(begin: &Begin<'_>) -> Result<(), ActionError> {
-    let cgroups: HashSet<u64> = cgroup_tree::ids(begin.directory).map_err(failed(begin.directory))?;
-    let ends =
-        |connection: &Connection| cgroups.contains(&connection.cgroup) && is_cut(begin, connection.remote);
-    for namespace in namespaces(begin.directory).map_err(failed(begin.directory))? {
-        end_connections(&namespace, ends)?;
+    fn freeze(&self, cgroup: BorrowedFd<'_>, frozen: bool) -> io::Result<()> {
+        Ok(write(cgroup, c"cgroup.freeze", if frozen { b"1" } else { b"0" })?)
     }
-    Ok(())
-}
 
-/// Would a packet of this connection be refused now? By the same verdict as in the kernel.
-fn is_cut(begin: &Begin<'_>, remote: SocketAddr) -> bool {
-    let destination = Address::from(remote.ip());
-    let own = begin.namespace.is_some_and(|namespace| namespace.addresses.contains(&remote.ip()));
-    let Some(ruleset) = begin.ruleset else { return !(own || destination.is_loopback()) };
-    let facts = Facts {
-        destination,
-        protocol: IPPROTO_TCP,
-        port: remote.port(),
-        route: if own || destination.is_loopback() { Route::Loopback } else { Route::Uplink },
-        host_namespace: begin.namespace.is_none_or(|namespace| namespace.is_host),
-        reply: false,
-        quarantined: true,
-    };
-    !decide(&ruleset.ruleset(), &NoTime, &facts).reason.allows()
-}
+    fn kill(&self, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+        // There since Linux 5.14; the oldest that is supported is 6.1.
+        Ok(write(cgroup, c"cgroup.kill", b"1")?)
+    }
 
-/// What has a deadline may go on a little: the kernel, which knows the time, still judges its packets.
-struct NoTime;
-
-impl Clock for NoTime {
-    fn unix_seconds(&self) -> u64 {
-        const { assert!(UNSYNCHRONISED == u64::MAX) };
-        0
+    fn end_connections(&self, cgroup: BorrowedFd<'_>, judge: Judge<'_>) -> Result<Ended, DiagError> {
+        end_connections(cgroup, judge)
     }
 }
 
-/// Every network namespace that its processes are in.
-fn namespaces(directory: &Path) -> io::Result<Vec<File>> {
-    let mut found = HashMap::new();
-    for process in cgroup_tree::processes(directory)? {
-        // One that ended meanwhile has none.
-        let Ok(namespace) = File::open(format!("/proc/{process}/ns/net")) else { continue };
-        let number = namespace.metadata()?.ino();
-        found.entry(number).or_insert(namespace);
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Remembers what was asked of it.
+    #[derive(Debug, Default)]
+    pub(in crate::quarantine) struct Told {
+        pub(in crate::quarantine) done: RefCell<Vec<String>>,
+        pub(in crate::quarantine) fails: Cell<Option<i32>>,
+        pub(in crate::quarantine) paths: RefCell<BTreeMap<PathBuf, u64>>,
     }
-    Ok(found.into_values().collect())
+
+    impl Told {
+        fn tell(&self, what: &str) -> io::Result<()> {
+            self.done.borrow_mut().push(what.to_owned());
+            self.fails.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        }
+
+        /// What was done since the last call.
+        pub(in crate::quarantine) fn take(&self) -> Vec<String> {
+            self.done.take()
+        }
+    }
+
+    /// Any descriptor.
+    pub(in crate::quarantine) fn descriptor() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    impl Actions for &Told {
+        fn open(&self, path: &Path, cgroup: u64) -> io::Result<OwnedFd> {
+            match self.paths.borrow().get(path) {
+                Some(id) if *id == cgroup => Ok(descriptor()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+
+        fn freeze(&self, _: BorrowedFd<'_>, frozen: bool) -> io::Result<()> {
+            self.tell(if frozen { "freeze" } else { "thaw" })
+        }
+
+        fn kill(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+            self.tell("kill")
+        }
+
+        fn end_connections(&self, _: BorrowedFd<'_>, _: Judge<'_>) -> Result<Ended, DiagError> {
+            self.tell("end connections").map_err(DiagError::Cgroups)?;
+            Ok(Ended { ended: 2, ..Ended::default() })
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_another_cgroups_now_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("job")).unwrap();
+        let kernel = Kernel { mount: directory.path().to_owned() };
+        let id =
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(directory.path().join("job")).unwrap());
+        assert!(kernel.open(Path::new("/job"), id).is_ok());
+        let wrong = kernel.open(Path::new("/job"), id + 1).unwrap_err();
+        assert_eq!(wrong.kind(), io::ErrorKind::NotFound);
+        assert_eq!(kernel.open(Path::new("/gone"), id).unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink("job", directory.path().join("link")).unwrap();
+        assert!(kernel.open(Path::new("/link"), id).is_err());
+        let file = kernel.open(Path::new("/job"), id).unwrap();
+        assert!(kernel.freeze(file.as_fd(), true).is_err(), "a file that is not there is not made");
+    }
 }

@@ -1,144 +1,266 @@
-//! What was done about workloads, for whoever asks weeks later: lines of JSON in the state directory.
+//! What happened: one line of JSON for each quarantine, release and failure, kept over restarts.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-const FILE: &str = "quarantine-history.jsonl";
-/// How many entries are kept when the file is cut back.
-const KEPT: usize = 10_000;
-/// Bytes at which it is cut back; an entry has about 250.
-const LONGEST: u64 = 8 << 20;
+use crate::allowlist::Action;
+use crate::state_file;
+
+/// The file's name in the state directory.
+const NAME: &str = "quarantine-history.jsonl";
+/// So many lines are kept.
+pub const KEEP: usize = 10_000;
+/// So many more are let stand before the file is written anew: rewriting at every line would cost megabytes each time.
+const SLACK: usize = KEEP / 10;
+
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// The pod's UID or the path of the cgroup.
+    pub workload: String,
+    /// Path of its cgroup under the mount of cgroup2.
+    pub path: PathBuf,
+    /// Its policy.
+    pub policy: String,
+    /// What happened.
+    pub what: What,
+    /// What was done with the workload.
+    pub action: Action,
+    /// Who did it: `kernel`, `agent`, or the user who asked.
+    pub who: String,
+    /// Why; of a failure also what failed.
+    pub why: String,
+    /// The workload's violations so far.
+    pub violations: u64,
+}
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
-    /// It went into quarantine.
+    /// It was quarantined.
     Quarantined,
-    /// It came out.
+    /// It was let out.
     Released,
-    /// Something that should follow could not be done.
+    /// Something about it did not work.
     Failed,
 }
 
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// RFC 3339, UTC.
-    pub time: String,
-    /// What metrics call the workload.
-    pub workload: String,
-    /// Its policy.
-    pub policy: String,
-    /// What happened.
-    pub what: What,
-    /// `isolate`, `freeze` or `kill`.
-    pub action: String,
-    /// `kernel`, `agent`, or who asked.
-    pub who: String,
-    /// Why.
-    pub why: String,
-}
-
-/// The file.
+/// The file. Opened for each line, so whoever moves it away gets a new one.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
+    keep: usize,
+    slack: usize,
+    /// Lines in the file, as far as known.
+    lines: usize,
 }
 
 impl History {
-    /// In this state directory.
-    #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE) }
+    /// The history in this directory. The file may be missing.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        Self::with_limits(directory, KEEP, SLACK)
     }
 
-    pub(super) fn add(&self, entry: &Entry) -> io::Result<()> {
-        let mut file = File::options().create(true).append(true).read(true).open(&self.path)?;
-        let length = file.metadata()?.len();
+    /// The same without having looked: for a file that cannot be read now.
+    pub(super) fn unread(directory: &Path) -> Self {
+        Self { path: directory.join(NAME), keep: KEEP, slack: SLACK, lines: 0 }
+    }
+
+    fn with_limits(directory: &Path, keep: usize, slack: usize) -> io::Result<Self> {
+        let mut history = Self { path: directory.join(NAME), keep, slack, lines: 0 };
+        history.lines = history.each_line(|_| ())?;
+        Ok(history)
+    }
+
+    /// Adds a line. When this returns it is on the disk.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn append(&mut self, entry: &Entry) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .mode(state_file::MODE)
+            .open(&self.path)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        // A line that a crash cut short ends here, so that it spoils none but itself.
-        if length > 0 && !ends_with_newline(&self.path)? {
+        // What a crash or a full disk cut off must not swallow this line too.
+        if is_torn(&mut file)? {
             line.insert(0, b'\n');
         }
         file.write_all(&line)?;
-        if length > LONGEST { self.cut_back() } else { Ok(()) }
+        file.sync_data()?;
+        self.lines += 1;
+        if self.lines > self.keep + self.slack { self.shorten() } else { Ok(()) }
     }
 
-    /// Everything, the newest last. Lines that a crash cut short are left out.
-    pub fn read(&self) -> io::Result<Vec<Entry>> {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    /// The newest entries, the oldest of them first. Lines that cannot be read are passed over.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn newest(&self, limit: usize) -> io::Result<Vec<Entry>> {
+        let limit = limit.min(self.keep);
+        let mut entries = VecDeque::new();
+        self.each_line(|line| {
+            if let Ok(entry) = serde_json::from_slice(line) {
+                push_bounded(&mut entries, entry, limit);
+            }
+        })?;
+        Ok(entries.into())
     }
 
-    fn cut_back(&self) -> io::Result<()> {
-        let entries = self.read()?;
-        let new = self.path.with_extension("jsonl.new");
-        let mut file = File::create(&new)?;
-        for entry in entries.iter().skip(entries.len().saturating_sub(KEPT)) {
-            serde_json::to_writer(&mut file, entry)?;
-            file.write_all(b"\n")?;
+    fn shorten(&mut self) -> io::Result<()> {
+        let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
+        self.each_line(|line| {
+            if serde_json::from_slice::<Entry>(line).is_ok() {
+                push_bounded(&mut kept, line.to_vec(), self.keep);
+            }
+        })?;
+        let mut bytes = Vec::new();
+        for line in &kept {
+            bytes.extend(line);
+            bytes.push(b'\n');
         }
-        fs::rename(new, &self.path)
+        state_file::replace(&self.path, &bytes)?;
+        self.lines = kept.len();
+        Ok(())
+    }
+
+    /// Calls `each` with every line, without its end; tells how many there were.
+    fn each_line(&self, mut each: impl FnMut(&[u8])) -> io::Result<usize> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            opened => opened?,
+        };
+        let (mut lines, mut reader, mut line) = (0, BufReader::new(file), Vec::new());
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            each(line.strip_suffix(b"\n").unwrap_or(&line));
+            lines += 1;
+            line.clear();
+        }
+        Ok(lines)
     }
 }
 
-fn ends_with_newline(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::FileExt;
-    let file = File::open(path)?;
+/// The newest `limit` stay.
+fn push_bounded<T>(all: &mut VecDeque<T>, one: T, limit: usize) {
+    all.push_back(one);
+    if all.len() > limit {
+        all.pop_front();
+    }
+}
+
+fn is_torn(file: &mut File) -> io::Result<bool> {
+    if File::metadata(file)?.len() == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
     let mut last = [0];
-    file.read_exact_at(&mut last, file.metadata()?.len() - 1)?;
-    Ok(last == *b"\n")
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn entry(number: usize) -> Entry {
+    fn entry(violations: u64) -> Entry {
         Entry {
-            time: "2026-01-01T00:00:00Z".into(),
-            workload: format!("/jobs/{number}"),
+            time: "2026-01-02T03:04:05Z".into(),
+            workload: "/job".into(),
+            path: "/job".into(),
             policy: "training".into(),
             what: What::Quarantined,
-            action: "isolate".into(),
+            action: Action::Isolate,
             who: "kernel".into(),
-            why: "w".repeat(2000),
+            why: "20 violations\nwithin 60s".into(),
+            violations,
         }
     }
 
-    #[test]
-    fn a_line_cut_short_spoils_none_but_itself() {
-        let directory = tempfile::tempdir().unwrap();
-        let history = History::new(directory.path());
-        assert_eq!(history.read().unwrap(), []);
-        history.add(&entry(1)).unwrap();
-        let mut file = File::options().append(true).open(directory.path().join(FILE)).unwrap();
-        file.write_all(b"{\"time\":\"2026").unwrap();
-        history.add(&entry(2)).unwrap();
-        assert_eq!(history.read().unwrap(), [entry(1), entry(2)]);
+    fn numbers(history: &History, limit: usize) -> Vec<u64> {
+        history.newest(limit).unwrap().into_iter().map(|entry| entry.violations).collect()
     }
 
     #[test]
-    fn it_does_not_grow_for_ever() {
+    fn a_restart_loses_nothing_and_the_keys_are_those_of_the_contract() {
         let directory = tempfile::tempdir().unwrap();
-        let history = History::new(directory.path());
-        let mut all = Vec::new();
-        for number in 0..KEPT {
-            all.extend(serde_json::to_vec(&entry(number)).unwrap());
-            all.push(b'\n');
+        let mut history = History::open(directory.path()).unwrap();
+        assert_eq!(history.newest(5).unwrap(), []);
+        history.append(&entry(1)).unwrap();
+        drop(history);
+        let mut history = History::open(directory.path()).unwrap();
+        history.append(&entry(2)).unwrap();
+        assert_eq!(numbers(&history, 9), [1, 2]);
+        assert_eq!(numbers(&history, 1), [2]);
+        assert_eq!(numbers(&history, 0), [0; 0]);
+        let text = fs::read_to_string(directory.path().join(NAME)).unwrap();
+        assert_eq!(
+            text.lines().next().unwrap(),
+            r#"{"time":"2026-01-02T03:04:05Z","workload":"/job","path":"/job","policy":"training","what":"quarantined","action":"isolate","who":"kernel","why":"20 violations\nwithin 60s","violations":1}"#
+        );
+    }
+
+    #[test]
+    fn a_line_torn_anywhere_costs_that_line_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        History::open(directory.path()).unwrap().append(&entry(1)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, [&whole, &whole[..length]].concat()).unwrap();
+            let mut history = History::open(directory.path()).unwrap();
+            history.append(&entry(7)).unwrap();
+            let found = numbers(&history, 9);
+            // Cut just before the end of the line it is whole after all.
+            let expected = if length == whole.len() - 1 { vec![1, 1, 7] } else { vec![1, 7] };
+            assert_eq!(found, expected, "cut after {length}");
         }
-        fs::write(directory.path().join(FILE), &all).unwrap();
-        history.add(&entry(KEPT)).unwrap();
-        let kept = history.read().unwrap();
-        assert_eq!((kept.len(), &kept[0], &kept[KEPT - 1]), (KEPT, &entry(1), &entry(KEPT)));
+        fs::write(&path, [&whole[..], b"\xff\x00garbage\n", &whole[..]].concat()).unwrap();
+        assert_eq!(numbers(&History::open(directory.path()).unwrap(), 9), [1, 1]);
+    }
+
+    #[test]
+    fn it_does_not_grow_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::with_limits(directory.path(), 10, 5).unwrap();
+        for number in 0..100 {
+            history.append(&entry(number)).unwrap();
+            let lines = fs::read_to_string(directory.path().join(NAME)).unwrap().lines().count();
+            assert!(lines <= 15, "{lines}");
+        }
+        assert_eq!(numbers(&history, 10), (90..100).collect::<Vec<_>>());
+        // A restart in the middle counts what is there.
+        let mut history = History::with_limits(directory.path(), 10, 5).unwrap();
+        for number in 100..110 {
+            history.append(&entry(number)).unwrap();
+        }
+        assert_eq!(numbers(&history, 10), (100..110).collect::<Vec<_>>());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone");
+        let mut history = History::open(&gone).unwrap();
+        assert!(history.append(&entry(1)).is_err());
+        fs::create_dir(&gone).unwrap();
+        history.append(&entry(2)).unwrap();
+        assert_eq!(numbers(&history, 9), [2]);
     }
 }

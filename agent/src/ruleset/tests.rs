@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::testing::{policy, rule};
 use super::*;
-use crate::allowlist::Action;
+use crate::allowlist::{Action, Scope};
 use crate::policy::{Deny, PortRange, Quarantine, Rule};
 
 struct NoClock;
@@ -78,7 +78,8 @@ fn quarantine_rules_stand_in_the_header_and_are_limited() {
         violations,
         within_ns: 60_000_000_000,
         action: Action::Isolate,
-        release_ns: None,
+        scope: Scope::Pod,
+        release: None,
     };
     let mut policy = policy(Vec::new());
     policy.quarantine = vec![quarantine(20), quarantine(256)];

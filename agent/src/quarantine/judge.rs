@@ -1,0 +1,91 @@
+//! Which connections a workload in quarantine can no longer use.
+
+use egress_warden_common::decide::Clock;
+use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
+use egress_warden_common::{Facts, decide};
+
+use crate::kernel::diag::Connection;
+
+/// Says of a connection whether the kernel refuses its packets in quarantine: those are to be ended, the others go on.
+/// `host_namespace` is what the kernel was told of the workload. Under a policy of mode audit nothing is refused.
+pub fn refused_in_quarantine<'a>(
+    ruleset: Ruleset<'a, [u64]>,
+    clock: &'a (impl Clock + Sync),
+    host_namespace: bool,
+) -> impl Fn(&Connection) -> bool + Sync + 'a {
+    let audit = ruleset.flags().is_some_and(|flags| flags & FLAG_AUDIT != 0);
+    move |connection| {
+        let facts = Facts {
+            destination: connection.remote.into(),
+            protocol: IPPROTO_TCP,
+            port: connection.remote_port,
+            route: connection.route,
+            host_namespace,
+            // In quarantine it makes no difference who began.
+            reply: false,
+            quarantined: true,
+        };
+        !audit && !decide(&ruleset, clock, &facts).reason.allows()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use egress_warden_common::Route;
+    use egress_warden_common::decide::UNSYNCHRONISED;
+
+    use super::*;
+    use crate::policy::Mode;
+    use crate::ruleset::compile;
+    use crate::ruleset::testing::{policy, rule};
+
+    struct Never;
+
+    impl Clock for Never {
+        fn unix_seconds(&self) -> u64 {
+            UNSYNCHRONISED
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_loopback_goes_on() {
+        let mut policy = policy(vec![
+            rule("allowed", 1, &["10.0.0.0/8"], &[]),
+            rule("kept", 2, &["10.1.0.0/16", "fd00::/8"], &[]),
+        ]);
+        for rule in &mut policy.rules {
+            rule.ports = vec![crate::policy::PortRange { protocol: IPPROTO_TCP, first: 443, last: 443 }];
+        }
+        policy.rules[1].keep = true;
+        let to = |remote: &str, remote_port, route| Connection {
+            local: "10.2.0.1".parse().unwrap(),
+            local_port: 40_000,
+            remote: remote.parse().unwrap(),
+            remote_port,
+            cgroup: 1,
+            route,
+            host_namespace: false,
+        };
+        let cases = [
+            (to("10.0.0.1", 443, Route::Uplink), true),
+            (to("10.1.0.1", 443, Route::Uplink), false),
+            (to("10.1.0.1", 444, Route::Uplink), true),
+            (to("fd00::1", 443, Route::Uplink), false),
+            (to("2001:db8::1", 443, Route::Uplink), true),
+            (to("127.0.0.1", 80, Route::Loopback), false),
+            (to("10.2.0.1", 80, Route::Loopback), false),
+        ];
+        let compiled = compile(&policy).unwrap();
+        let judge = refused_in_quarantine(compiled.ruleset(), &Never, false);
+        for (connection, ended) in &cases {
+            assert_eq!(judge(connection), *ended, "{connection:?}");
+        }
+        let on_host = refused_in_quarantine(compiled.ruleset(), &Never, true);
+        assert!(on_host(&cases[5].0), "loopback of the host is not the workload's own");
+        policy.mode = Mode::Audit;
+        let compiled = compile(&policy).unwrap();
+        let audit = refused_in_quarantine(compiled.ruleset(), &Never, false);
+        assert!(cases.iter().all(|(connection, _)| !audit(connection)));
+    }
+}
