@@ -85,8 +85,8 @@ fn broken_reference(span: &str, behind: &str) -> Option<String> {
 
 /// Whether a test or a file is not there; `None` where the span is neither.
 fn missing(span: &str) -> Option<bool> {
-    const ROOMS: [&str; 8] =
-        ["agent/", "allowlists/", "common/", "docs/", "ebpf/", "tests/", "xtask/", ".ci/"];
+    const ROOMS: [&str; 9] =
+        ["agent/", "allowlists/", "common/", "deploy/", "docs/", "ebpf/", "tests/", "xtask/", ".ci/"];
     if !ROOMS.iter().any(|room| span.starts_with(room)) || span.contains([' ', '*', '<', '…']) {
         return None;
     }

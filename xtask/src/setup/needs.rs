@@ -98,13 +98,21 @@ const TEST_AND_DEMO: &[Group] = &[Group::Test, Group::Demo];
 const TEST_DEMO_AND_VM: &[Group] = &[Group::Test, Group::Demo, Group::Vm];
 
 /// Everything.
-pub(crate) const ALL_NEEDS: [Need; 14] = [
+pub(crate) const ALL_NEEDS: [Need; 16] = [
     program(BUILD, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
     program(TEST_DEMO_AND_VM, "ip", "lays the wires between network namespaces", &["iproute2"]),
     program(TEST_AND_DEMO, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
     program(TEST, "lsns", "lists what namespaces are left", &["util-linux"]),
     program(TEST, "prometheus", "scrapes the agent and evaluates the alerts, with promtool", &["prometheus"]),
     program(TEST, "prometheus-alertmanager", "receives the alerts", &["prometheus-alertmanager"]),
+    program(TEST, "systemd-analyze", "reads the unit in deploy/ as systemd does", &["systemd"]),
+    Need {
+        groups: TEST,
+        what: "python3 -m venv",
+        why: "holds the schemas of Kubernetes, by which the manifest in deploy/ is judged",
+        found: Found::Python("ensurepip, venv"),
+        packages: &["python3-venv"],
+    },
     program(DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
     program(DEMO, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
     program(DEMO, "nginx", "serves the package index with TLS, and the other web sites", &["nginx-light"]),
