@@ -24,15 +24,14 @@ pub struct DetachArgs {
     /// Also what agents of other versions left pinned; a running agent has taken that over already
     #[arg(long)]
     all: bool,
-    /// Where the agent's bpffs is mounted; asked for only where no agent answers
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
-    bpffs: PathBuf,
+    /// Where the agent was told to pin; asked for only where no agent answers
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
+    pin_directory: PathBuf,
     #[command(flatten)]
     socket: SocketArg,
 }
 
-/// Below the bpffs.
-const DIRECTORY: &str = "egress-warden";
+const DEFAULT_PINS: &str = "/sys/fs/bpf/egress-warden";
 
 /// Runs the command.
 #[must_use]
@@ -44,7 +43,13 @@ pub fn main(args: &DetachArgs) -> ExitCode {
     let detached = match asked {
         Ok(workloads) => Ok(workloads),
         Err(ClientError::NoAgent(_)) => {
-            node::detach(&args.bpffs, DIRECTORY, args.all).map_err(|error| error.to_string())
+            let (bpffs, directory) = (args.pin_directory.parent(), args.pin_directory.file_name());
+            match (bpffs, directory.and_then(|name| name.to_str())) {
+                (Some(bpffs), Some(directory)) => {
+                    node::detach(bpffs, directory, args.all).map_err(|error| error.to_string())
+                }
+                _ => Err(format!("--pin-directory {}: name a directory in a bpffs", args.pin_directory.display())),
+            }
         }
         Err(error) => Err(error.to_string()),
     };

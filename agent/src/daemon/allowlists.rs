@@ -7,11 +7,12 @@ use anyhow::Result;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::allowlist::{self, Diagnostic, Fingerprint, Format, Texts, render};
+use crate::allowlist::{self, Diagnostic, Fingerprint, Format, Severity, Texts, render};
 use crate::config::Config;
 use crate::enforce::reconciler::Reconciler;
 use crate::enforce::snapshot::RulesFrom;
-use crate::reload::{AllowlistWatch, LastGood, WatchError};
+use crate::policy::Origin;
+use crate::reload::{AllowlistWatch, LastGood};
 use crate::workload::pattern::Selection;
 
 /// The files, the watch on them, and the copy of the last valid ones.
@@ -19,6 +20,8 @@ pub(super) struct Allowlists {
     paths: Vec<PathBuf>,
     watch: AllowlistWatch,
     last_good: LastGood,
+    /// Changes are not heard any more.
+    deaf: bool,
     /// What was put in force last, so that a file that was only touched changes nothing.
     in_force: Option<Fingerprint>,
 }
@@ -29,13 +32,22 @@ impl Allowlists {
             paths: config.allowlists.clone(),
             watch: AllowlistWatch::new(&config.allowlists)?,
             last_good: LastGood::new(&config.state_dir),
+            deaf: false,
             in_force: None,
         })
     }
 
-    /// Something that was read, or could have been, changed.
-    pub(super) async fn changed(&mut self) -> Result<(), WatchError> {
-        self.watch.changed().await
+    /// Something that was read, or could have been, changed. Where that cannot be heard any more, this says so once and
+    /// then waits for ever: enforcement goes on, and SIGHUP still makes the agent read.
+    pub(super) async fn changed(&mut self) {
+        if self.deaf {
+            std::future::pending::<()>().await;
+        }
+        if let Err(error) = self.watch.changed().await {
+            self.deaf = true;
+            error!(%error, "changes of the allowlists are not heard any more; SIGHUP makes the agent read them");
+            std::future::pending::<()>().await;
+        }
     }
 
     /// At the start: the files; where they are not valid, what is pinned stays and the last good ones rule over the rest.
@@ -82,15 +94,16 @@ impl Allowlists {
         }
         let set = match reading.set {
             Ok(set) => set,
-            Err(diagnostics) => return reconciler.refuse(text(&diagnostics)),
+            Err(diagnostics) => {
+                diagnostics.iter().for_each(tell);
+                return reconciler.refuse(text(&diagnostics));
+            }
         };
         let fingerprint = reading.texts.fingerprint();
         if self.in_force == Some(fingerprint) {
             return reconciler.confirm();
         }
-        for warning in &set.warnings {
-            warn!(warning = %text(std::slice::from_ref(warning)), "allowlists");
-        }
+        set.warnings.iter().for_each(tell);
         match reconciler.apply(&set, RulesFrom::Files) {
             Ok(selection) => {
                 selected.send_replace(selection);
@@ -101,7 +114,10 @@ impl Allowlists {
                 self.in_force = Some(fingerprint);
                 self.store(&reading.texts);
             }
-            Err(refused) => reconciler.refuse(refused.to_string()),
+            Err(refused) => {
+                error!(error = %refused, "the allowlists cannot be put in force");
+                reconciler.refuse(refused.to_string());
+            }
         }
     }
 
@@ -109,6 +125,17 @@ impl Allowlists {
         if let Err(error) = self.last_good.store(texts) {
             warn!(%error, "no copy of the valid allowlists could be kept; a start with invalid ones would have none");
         }
+    }
+}
+
+/// One event each, with the place in fields of its own.
+fn tell(diagnostic: &Diagnostic) {
+    let Origin { file, line, column } = &diagnostic.origin;
+    let (file, message) = (file.display(), &diagnostic.message);
+    let help = diagnostic.help.as_deref().unwrap_or_default();
+    match diagnostic.severity {
+        Severity::Error => error!(%file, line, column, help, "{message}"),
+        Severity::Warning => warn!(%file, line, column, help, "{message}"),
     }
 }
 

@@ -178,10 +178,7 @@ impl Agent {
                 ready = ready(self.log.as_ref()) => { ready?; self.reconciler.node().flush_log() }
                 Some(request) = requests.recv() => self.answer(request),
                 _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
-                changed = self.allowlists.changed() => {
-                    changed?;
-                    self.allowlists.reload(&mut self.reconciler, &self.selected);
-                }
+                () = self.allowlists.changed() => self.allowlists.reload(&mut self.reconciler, &self.selected),
                 _ = tick.tick() => self.reconciler.tick(),
             }
         }

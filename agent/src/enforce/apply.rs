@@ -75,7 +75,7 @@ impl Reconciler {
 
     /// The files are not valid, or cannot be put in force. What is in force stays.
     pub fn refuse(&mut self, errors: String) {
-        error!(errors, in_force = ?self.reload.source, "the allowlists in the files are not in force");
+        error!(in_force = ?self.reload.source, "the allowlists in the files are not in force");
         self.reload = Reload { at: self.reload.at, outcome: Err(errors), source: self.reload.source };
     }
 }

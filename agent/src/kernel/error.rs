@@ -120,6 +120,16 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Does this agent lack a right?
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::NotPermitted => true,
+            Self::Namespace { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            _ => false,
+        }
+    }
+
     pub(super) fn map(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
         move |source| Self::Map { map, source: Box::new(source) }
     }

@@ -1,25 +1,8 @@
 //! A cgroup and what is below it.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-/// The ids of a cgroup and of all below it.
-pub fn ids(directory: &Path) -> io::Result<HashSet<u64>> {
-    let mut found = HashSet::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(directory) = open.pop() {
-        match fs::metadata(&directory) {
-            Ok(metadata) => drop(found.insert(metadata.ino())),
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        }
-        open.extend(children(&directory)?.into_iter().map(|name| directory.join(name)));
-    }
-    Ok(found)
-}
 
 /// Names of the cgroups directly below.
 pub(super) fn children(directory: &Path) -> io::Result<Vec<String>> {

@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::cgroup_tree::processes;
 use super::mount::CgroupMount;
@@ -38,6 +38,8 @@ const INOTIFY: u64 = 0;
 pub struct Networks {
     mount: CgroupMount,
     known: HashMap<u64, Known>,
+    /// It was told that networks cannot be examined.
+    denied: bool,
     populated: HashMap<WatchDescriptor, u64>,
     inotify: Inotify,
     /// One descriptor for all sockets, so that one wait serves them.
@@ -67,6 +69,7 @@ impl Networks {
         Ok(Self {
             mount,
             known: HashMap::new(),
+            denied: false,
             populated: HashMap::new(),
             inotify,
             epoll,
@@ -149,7 +152,14 @@ impl Networks {
         known.again = None;
         let directory = self.mount.directory(&known.workload.path);
         let Ok(running) = processes(&directory) else { return };
-        let found = running.iter().filter_map(|pid| Some((*pid, OwnNamespace::of_process(*pid).ok()??)));
+        let mut denied = None;
+        let found = running.iter().filter_map(|pid| match OwnNamespace::of_process(*pid) {
+            Ok(namespace) => Some((*pid, namespace?)),
+            Err(error) => {
+                denied = denied.take().or(error.is_denied().then_some(error));
+                None
+            }
+        });
         let mut host = None;
         let mut own = None;
         for (pid, namespace) in found {
@@ -161,6 +171,10 @@ impl Networks {
                 own = Some((pid, namespace));
                 break;
             }
+        }
+        if let Some(error) = denied.filter(|_| !self.denied) {
+            self.denied = true;
+            warn!(%error, "networks cannot be examined (CAP_SYS_PTRACE?): loopback and replies of workloads stay refused");
         }
         let is_settled = own.is_some() || known.namespace.as_ref().is_some_and(|before| !before.is_host);
         let Some((pid, namespace)) = own.or(if is_settled { None } else { host }) else { return };

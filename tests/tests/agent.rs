@@ -1,0 +1,21 @@
+//! The whole agent, as `egress-warden run` starts it, on a real kernel.
+//!
+//! Each test has a BPF file system, cgroups, a state directory and a port of its own.
+
+#[path = "agent/support.rs"]
+mod support;
+
+#[path = "agent/bad_edits.rs"]
+mod bad_edits;
+#[path = "agent/churn.rs"]
+mod churn;
+#[path = "agent/figures.rs"]
+mod figures;
+#[path = "agent/killed.rs"]
+mod killed;
+#[path = "agent/quarantined.rs"]
+mod quarantined;
+#[path = "agent/reload.rs"]
+mod reload;
+#[path = "agent/workloads.rs"]
+mod workloads;
