@@ -15,7 +15,7 @@ use egress_warden::enforce::snapshot::{
 };
 use egress_warden::enforce::{Handle, Refusal, Request, Snapshot};
 use egress_warden::policy::Mode;
-use egress_warden::quarantine::{Entry, What};
+use egress_warden::quarantine::history::{Entry, What};
 use egress_warden::records::Event;
 use egress_warden::workload::Pod;
 use egress_warden_common::Reason;
@@ -297,11 +297,13 @@ fn past() -> Entry {
     Entry {
         time: "2026-01-02T03:04:05Z".into(),
         workload: "/jobs/old".into(),
+        path: "/jobs/old".into(),
         policy: "training".into(),
         what: What::Released,
-        action: "isolate".into(),
+        action: Action::Isolate,
         who: "ann, uid 0 (egress-warden)".into(),
         why: "was a test".into(),
+        violations: 20,
     }
 }
 
