@@ -48,7 +48,10 @@ pub fn main(args: &DetachArgs) -> ExitCode {
                 (Some(bpffs), Some(directory)) => {
                     node::detach(bpffs, directory, args.all).map_err(|error| error.to_string())
                 }
-                _ => Err(format!("--pin-directory {}: name a directory in a bpffs", args.pin_directory.display())),
+                _ => Err(format!(
+                    "--pin-directory {}: name a directory in a bpffs",
+                    args.pin_directory.display()
+                )),
             }
         }
         Err(error) => Err(error.to_string()),

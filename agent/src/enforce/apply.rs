@@ -1,16 +1,16 @@
 //! A new set of policies comes into force: all of it, or nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tracing::{error, info};
 
-use super::reconciler::Reconciler;
+use super::reconciler::{Reconciler, grouped};
 use super::rules::{Effective, Rules, RulesError};
 use super::snapshot::{Reload, RulesFrom};
 use crate::allowlist::AllowlistSet;
 use crate::kernel::KernelError;
+use crate::kernel::sys::give_back_memory;
 use crate::workload::Workload;
 use crate::workload::pattern::Selection;
 
@@ -33,36 +33,34 @@ impl Reconciler {
         self.check_capacity(&wanted)?;
         let selection = rules.selection();
         self.rules = Some(rules);
-        let mut changed = 0;
-        for (cgroup, effective) in wanted {
-            let before = self.members.get(&cgroup).map(|member| member.ruleset);
-            // What is selected no more is let go when the source has looked again with the new selection: of a
-            // workload that an earlier agent left, the path may not be known before.
-            if let Some(effective) = effective {
-                changed += usize::from(before != Some(effective.hash));
-                self.swap(cgroup, effective);
-            }
+        // What is selected no more is let go when the source has looked again with the new selection: of a workload that
+        // an earlier agent left, the path may not be known before.
+        for (effective, cgroups) in grouped(wanted) {
+            self.swap(&cgroups, &effective);
         }
-        info!(policies = set.policies().len(), changed, "allowlists are in force");
+        info!(policies = set.policies().len(), "allowlists are in force");
+        // Reading and compiling took several times the memory that is kept.
+        give_back_memory();
         self.reload = Reload { at: SystemTime::now(), outcome: Ok(()), source: from };
         self.save();
         Ok(selection)
     }
 
     /// What every enforced workload would get.
-    fn wanted(&self, rules: &mut Rules) -> Result<BTreeMap<u64, Option<Arc<Effective>>>, RulesError> {
+    fn wanted(&self, rules: &mut Rules) -> Result<Vec<(u64, Arc<Effective>)>, RulesError> {
         let enforced = self.members.values().filter(|member| member.is_enforced());
         let workloads: Vec<Workload> = enforced.map(|member| member.workload.clone()).collect();
-        let mut wanted = BTreeMap::new();
+        let mut wanted = Vec::new();
         for workload in workloads {
-            wanted.insert(workload.cgroup, rules.of(&workload)?);
+            wanted.extend(rules.of(&workload)?.map(|effective| (workload.cgroup, effective)));
         }
         Ok(wanted)
     }
 
-    fn check_capacity(&self, wanted: &BTreeMap<u64, Option<Arc<Effective>>>) -> Result<(), ApplyError> {
+    fn check_capacity(&self, wanted: &[(u64, Arc<Effective>)]) -> Result<(), ApplyError> {
+        let groups = grouped(wanted.to_vec());
         let mut rulesets: Vec<&[u64]> =
-            wanted.values().flatten().map(|effective| effective.compiled.words.as_slice()).collect();
+            groups.iter().map(|(effective, _)| effective.compiled.words.as_slice()).collect();
         rulesets.sort_unstable();
         rulesets.dedup();
         self.node.reserve(&rulesets).map_err(ApplyError::Full)

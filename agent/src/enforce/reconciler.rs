@@ -14,7 +14,7 @@ use super::member::{Member, open, under};
 use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
-use super::totals::{NO_COUNTS, Totals};
+use super::totals::{NO_COUNTS, Totals, Under};
 use crate::kernel::clock::boot_ns;
 use crate::kernel::{Adopted, Node, OwnNamespace};
 use crate::quarantine::Quarantines;
@@ -121,34 +121,44 @@ impl Reconciler {
                 self.let_go(cgroup);
             }
         }
+        let mut known: Vec<(u64, Arc<Effective>)> = Vec::new();
         for workload in there.into_values() {
-            self.appeared(workload);
+            known.extend(self.place(workload));
+        }
+        for (effective, cgroups) in grouped(known) {
+            self.swap(&cgroups, &effective);
         }
     }
 
     /// Enforces a workload that may be new, already enforced, or enforced by something older.
     pub(super) fn appeared(&mut self, workload: Workload) {
-        if self.detached {
-            return;
+        if let Some((cgroup, effective)) = self.place(workload) {
+            self.swap(&[cgroup], &effective);
         }
-        let Some(rules) = &mut self.rules else { return };
+    }
+
+    /// Enforces a workload, or says which ruleset it has to have where it is enforced already.
+    fn place(&mut self, workload: Workload) -> Option<(u64, Arc<Effective>)> {
+        if self.detached {
+            return None;
+        }
         let cgroup = workload.cgroup;
-        let effective = match rules.of(&workload) {
-            Ok(Some(effective)) => effective,
-            Ok(None) => return self.let_go(cgroup),
+        match self.rules.as_mut()?.of(&workload) {
+            Ok(Some(effective)) => match self.members.get_mut(&cgroup) {
+                Some(member) if member.is_enforced() => {
+                    member.workload = workload;
+                    return Some((cgroup, effective));
+                }
+                _ => self.enforce(workload, effective),
+            },
+            Ok(None) => self.let_go(cgroup),
             Err(refused) => {
                 // Each policy alone was checked; merged they do not fit. Nothing less than both may be enforced.
                 error!(workload = %workload.label(), error = %refused, "cannot be enforced");
-                return self.failed(workload, refused.to_string());
+                self.failed(workload, refused.to_string());
             }
-        };
-        match self.members.get_mut(&cgroup) {
-            Some(member) if member.is_enforced() => {
-                member.workload = workload;
-                self.swap(cgroup, effective);
-            }
-            _ => self.enforce(workload, effective),
         }
+        None
     }
 
     fn enforce(&mut self, workload: Workload, effective: Arc<Effective>) {
@@ -191,32 +201,48 @@ impl Reconciler {
         self.members.insert(cgroup, Member::failed(workload, under, reason, since));
     }
 
-    /// Gives an enforced workload another ruleset, if it is another.
-    pub(super) fn swap(&mut self, cgroup: u64, effective: Arc<Effective>) {
-        let Some(member) = self.members.get_mut(&cgroup) else { return };
-        let counted_under = under(&effective);
-        // An empty name stands for an adopted workload of which nothing was saved: all of it counts as the policy's.
-        if member.under != counted_under && !member.under.policy.is_empty() {
-            // What it did until now it did under the other policy.
-            if let Ok(state) = self.node.state(cgroup) {
-                self.totals.add(&member.under, &state, &member.baseline);
-                member.baseline = state.counts;
-            }
+    /// Gives enforced workloads the ruleset of one policy, where it is another. Together, because finding out whether a
+    /// large ruleset is the same takes as long as everything else.
+    pub(super) fn swap(&mut self, cgroups: &[u64], effective: &Arc<Effective>) {
+        let has =
+            |member: &Member| member.effective.as_ref().is_some_and(|found| Arc::ptr_eq(found, effective));
+        let cgroups: Vec<u64> = cgroups
+            .iter()
+            .copied()
+            .filter(|id| self.members.get(id).is_some_and(|member| !has(member)))
+            .collect();
+        if cgroups.is_empty() {
+            return;
         }
-        member.under = counted_under;
-        match self.node.swap(cgroup, &effective.compiled.words) {
-            Ok(written) => {
-                if written {
-                    info!(workload = %member.workload.label(), policy = effective.name, "another ruleset is in force");
-                }
-                member.ruleset = effective.hash;
-                member.effective = Some(effective);
-            }
+        for cgroup in &cgroups {
+            self.count_under(*cgroup, under(effective));
+        }
+        match self.node.swap_all(&cgroups, &effective.compiled.words) {
+            Ok(0) => {}
+            Ok(written) => info!(policy = effective.name, workloads = written, "another ruleset is in force"),
             // The old ruleset stays in force, whole.
-            Err(refused) => {
-                error!(workload = %member.workload.label(), error = %refused, "keeps its old ruleset");
+            Err(refused) => return error!(policy = effective.name, error = %refused, "the old ruleset stays"),
+        }
+        for cgroup in &cgroups {
+            if let Some(member) = self.members.get_mut(cgroup) {
+                member.ruleset = effective.hash;
+                member.effective = Some(Arc::clone(effective));
             }
         }
+    }
+
+    /// From now on the workload's violations count under this policy; what it did until now it did under the other.
+    fn count_under(&mut self, cgroup: u64, under: Under) {
+        let Some(member) = self.members.get_mut(&cgroup) else { return };
+        // An empty name stands for an adopted workload of which nothing was saved: all of it counts as the policy's.
+        if member.under != under
+            && !member.under.policy.is_empty()
+            && let Ok(state) = self.node.state(cgroup)
+        {
+            self.totals.add(&member.under, &state, &member.baseline);
+            member.baseline = state.counts;
+        }
+        member.under = under;
     }
 
     pub(super) fn let_go(&mut self, cgroup: u64) {
@@ -343,4 +369,16 @@ impl Reconciler {
             _ => Err(format!("{failed} selected workloads are not enforced")),
         }
     }
+}
+
+/// By ruleset.
+pub(super) fn grouped(wanted: Vec<(u64, Arc<Effective>)>) -> Vec<(Arc<Effective>, Vec<u64>)> {
+    let mut groups: Vec<(Arc<Effective>, Vec<u64>)> = Vec::new();
+    for (cgroup, effective) in wanted {
+        match groups.iter_mut().find(|(found, _)| Arc::ptr_eq(found, &effective)) {
+            Some((_, cgroups)) => cgroups.push(cgroup),
+            None => groups.push((effective, vec![cgroup])),
+        }
+    }
+    groups
 }

@@ -46,7 +46,7 @@ fn bad_edits_of_every_kind_change_nothing() -> Result<()> {
         (&good.replace("allow: [places]", "allow: [nowhere]"), "list.yaml line=7 "),
         (&good.replace("10.77.2.2/32", "10.77.2.2/24"), "list.yaml line=14 "),
         (&good.replace("cidrs: [10.77.2.2/32]", "cidrsFrom: /nowhere/at/all"), "list.yaml line=14 "),
-        (&good.replace("cidrs: [10.77.2.2/32]", "domains: [a.example.test]"), "list.yaml line=14 "),
+        (&good.replace("cidrs: [10.77.2.2/32]", "domains: [a.example.test]"), "list.yaml:14:"),
         ("\u{0}\u{1b}[2J", "list.yaml"),
     ];
     for (text, place) in edits {
@@ -84,7 +84,7 @@ fn restarts(agent: &mut Agent, sender: &mut Job) -> Result<()> {
     assert_eq!(sender.ask("go")?, "ok ok", "the positive control: nothing is enforced");
     agent.start()?;
     agent.wait_enforced("steady")?;
-    assert_eq!(agent.status()?["allowlists"]["source"], "last_good");
+    assert_eq!(agent.status()?["allowlists"]["source"], "last-good");
     assert_eq!(sender.ask("go")?, "ok EPERM");
     // With neither.
     agent.stop()?;

@@ -51,9 +51,15 @@ fn reload(agent: &Agent, change: impl FnOnce() -> Result<()>) -> Result<f64> {
     let before = ruleset(agent);
     let log = agent.log().len();
     change()?;
-    until("another ruleset", Duration::from_secs(20), || ruleset(agent).filter(|now| Some(now) != before.as_ref()))?;
+    until("another ruleset", Duration::from_secs(20), || {
+        ruleset(agent).filter(|now| Some(now) != before.as_ref())
+    })?;
     let told = agent.log();
-    let line = told[log..].lines().rfind(|line| line.contains("allowlists were read")).context("no word of it")?.to_owned();
+    let line = told[log..]
+        .lines()
+        .rfind(|line| line.contains("allowlists were read"))
+        .context("no word of it")?
+        .to_owned();
     let (_, milliseconds) = line.rsplit_once("milliseconds=").context("no figure")?;
     Ok(milliseconds.trim().parse()?)
 }

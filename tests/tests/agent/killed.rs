@@ -62,7 +62,12 @@ fn a_second_agent_is_refused_and_an_orderly_end_leaves_enforcement() -> Result<(
     let mut after = Job::start(job, &workload, program)?;
     assert_eq!([after.line()?, after.line()?], ["ok", "EPERM"]);
     // Without an agent the command takes it out itself.
-    let detached = agent.ask(&["detach", "--all", "--pin-directory", &agent.pins().parent().unwrap().display().to_string()])?;
+    let detached = agent.ask(&[
+        "detach",
+        "--all",
+        "--pin-directory",
+        &agent.pins().parent().unwrap().display().to_string(),
+    ])?;
     ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
     let mut free = Job::start(job, &workload, program)?;
     assert_eq!([free.line()?, free.line()?], ["ok", "ok"]);

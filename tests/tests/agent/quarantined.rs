@@ -58,7 +58,10 @@ fn a_job_in_quarantine_fails_at_once_and_goes_on_when_its_time_is_over() -> Resu
     assert_eq!(holder.ask("go")?, "ok");
     let history = agent.ask(&["quarantine", "list", "--history", "--json"])?;
     let history = String::from_utf8_lossy(&history.stdout).into_owned();
-    assert!(history.contains("its time ran out") && history.contains("3 violations within 60 s"), "{history}");
+    assert!(
+        history.contains("its time ran out") && history.contains("3 violations within 60 s"),
+        "{history}"
+    );
     Ok(())
 }
 

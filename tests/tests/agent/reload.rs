@@ -50,10 +50,13 @@ fn every_packet_is_judged_by_one_of_two_policies_that_disagree_on_all() -> Resul
             }
         }
         let written = Instant::now();
-        until("the other ruleset", Duration::from_secs(5), || ruleset(&agent).filter(|now| Some(now) != before.as_ref()))?;
+        until("the other ruleset", Duration::from_secs(5), || {
+            ruleset(&agent).filter(|now| Some(now) != before.as_ref())
+        })?;
         assert!(written.elapsed() < WITHIN, "round {round} took {:?}", written.elapsed());
     }
-    let [sent_one, refused_one, failed_one, sent_other, refused_other, failed_other] = counts(&sender.ask("stop")?)?;
+    let [sent_one, refused_one, failed_one, sent_other, refused_other, failed_other] =
+        counts(&sender.ask("stop")?)?;
     wire.settle(job, outside.at(9))?;
     assert_eq!((failed_one, failed_other), (0, 0));
     // The positive control: each policy was in force for a while.

@@ -215,7 +215,9 @@ impl Agent {
             let status = self.status().ok()?;
             let workloads = status.get("workloads")?.as_array()?;
             let found = workloads.iter().find(|one| {
-                one.get("path").and_then(Value::as_str).is_some_and(|path| path.ends_with(&format!("/{name}")))
+                one.get("path")
+                    .and_then(Value::as_str)
+                    .is_some_and(|path| path.ends_with(&format!("/{name}")))
             })?;
             found.get("enforced_since").filter(|since| !since.is_null()).map(drop)
         };
@@ -250,7 +252,8 @@ impl Job {
         command.args(["-c", "echo 0 > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]).arg(cgroup);
         command.args(python(program)).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let (input, output) = (child.stdin.take().context("no pipe")?, child.stdout.take().context("no pipe")?);
+        let (input, output) =
+            (child.stdin.take().context("no pipe")?, child.stdout.take().context("no pipe")?);
         Ok(Job { child, input, output: BufReader::new(output) })
     }
 

@@ -21,7 +21,10 @@ fn new_cgroups_are_enforced_within_milliseconds() -> Result<()> {
     let count = agent.metric("enforcement_delay_seconds_count", &[])?;
     let within = agent.metric("enforcement_delay_seconds_bucket", &["le=\"0.005\""])?;
     let sum = agent.metric("enforcement_delay_seconds_sum", &[])?;
-    println!("figure: new cgroup to enforced: {within} of {count} within 5 ms, mean {:.2} ms", sum / count * 1e3);
+    println!(
+        "figure: new cgroup to enforced: {within} of {count} within 5 ms, mean {:.2} ms",
+        sum / count * 1e3
+    );
     assert_eq!(count, 200.0);
     // The aim is 99 of 100; a test on a busy machine asks for less.
     assert!(within >= 190.0, "{within} of {count} within 5 ms");
@@ -41,7 +44,8 @@ fn replies_are_let_out_once_the_network_is_known() -> Result<()> {
     let calls = || {
         outside.enter(|| {
             use std::io::Read;
-            let mut stream = std::net::TcpStream::connect_timeout(&job.at(80), std::time::Duration::from_secs(1)).ok()?;
+            let mut stream =
+                std::net::TcpStream::connect_timeout(&job.at(80), std::time::Duration::from_secs(1)).ok()?;
             let mut said = String::new();
             stream.read_to_string(&mut said).ok()?;
             (said == "hello").then_some(())
