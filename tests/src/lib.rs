@@ -8,6 +8,7 @@
 //! that made it, however that ends: namespaces are held by descriptors alone, a cgroup has a keeper that survives us.
 
 mod agent;
+pub mod bench;
 pub mod bpf;
 mod capture;
 mod cgroup;

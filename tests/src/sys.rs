@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Puts the calling thread into a new network namespace.
@@ -147,6 +147,22 @@ pub(crate) fn new_session() -> io::Result<()> {
 pub(crate) fn is_root() -> bool {
     // SAFETY: takes no pointers and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// What closing does with what was not sent.
+pub(crate) fn set_linger(socket: &impl AsFd, linger: libc::linger) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `linger` lives until after the call and has the length that is told.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length_of::<libc::linger>(),
+        )
+    })
+    .map(drop)
 }
 
 fn length_of<T>() -> libc::socklen_t {

@@ -1,6 +1,7 @@
 //! Metrics and alerts as operators use them: a real Prometheus scrapes, a real Alertmanager is told.
 
-#[path = "monitoring/agent.rs"]
+#[path = "agent/support.rs"]
+#[expect(dead_code, reason = "of what the tests of the agent need, this needs a part")]
 mod agent;
 #[path = "monitoring/process.rs"]
 mod process;
@@ -12,8 +13,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use agent::FakeAgent;
+use agent::{Agent, Job};
 use anyhow::{Context, Result};
+use egress_warden_tests::World;
 use egress_warden_tests::wait::until;
 use process::{Service, free_port, get};
 use serde_json::Value;
@@ -28,13 +30,17 @@ fn repository() -> &'static Path {
 
 #[test]
 fn a_violation_reaches_the_alertmanager() -> Result<()> {
-    let agent = FakeAgent::start()?;
-    let alert = alert_of(agent.address(), || {
-        agent.violate(3);
+    let world = World::new(&["job"])?;
+    let agent = Agent::started(&["cidrs: [10.99.0.0/16]"], &[])?;
+    let workload = agent.workload("noisy")?;
+    let alert = alert_of(agent.metrics(), || {
+        let program = "say(how(lambda: tcp('10.98.0.1', 80)))";
+        let mut job = Job::start(world.host("job"), &workload, program)?;
+        assert_eq!(job.line()?, "EPERM");
         Ok(())
     })?;
     let labels = &alert["labels"];
-    assert_eq!(labels["policy"], "training", "{alert}");
+    assert_eq!(labels["policy"], "job", "{alert}");
     assert_eq!(labels["reason"], "not_allowlisted", "{alert}");
     assert_eq!(labels["severity"], "warning", "{alert}");
     assert_eq!(alert["annotations"]["runbook"], "docs/runbook.md#alert-egresswardenviolations", "{alert}");

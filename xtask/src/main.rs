@@ -1,5 +1,6 @@
 //! What is done to this repository: make a machine ready, build, test, show.
 
+mod bench;
 mod codegen;
 mod demo;
 mod run;
@@ -22,7 +23,7 @@ struct Task {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TASKS: [Task; 7] = [
+const TASKS: [Task; 8] = [
     Task { name: "setup", summary: "make this machine ready", help: setup::HELP, run: setup::task },
     Task { name: "build", summary: "build target/release/egress-warden", help: BUILD_HELP, run: build },
     Task {
@@ -48,6 +49,12 @@ const TASKS: [Task; 7] = [
         summary: "check every supported kernel, in virtual machines",
         help: vm::HELP,
         run: vm::task,
+    },
+    Task {
+        name: "bench",
+        summary: "measure what enforcement costs, beside its peers",
+        help: bench::HELP,
+        run: bench::task,
     },
     Task { name: "demo", summary: "show the main job on real traffic", help: DEMO_HELP, run: demo },
 ];

@@ -1,15 +1,16 @@
 //! One attempt to reach a place, from whatever cgroup and namespace it is started in: `KIND ADDRESS:PORT MILLISECONDS`.
 //! Prints the outcome on one line and exits with 0 if the attempt succeeded, 1 if not.
 //!
-//! Or very many attempts from every processor at once: `flood REFUSED ALLOWED ATTEMPTS`, see [`flood::run`].
+//! Or very many attempts from every processor at once: `flood REFUSED ALLOWED ATTEMPTS`, see [`flood::run`]; or the
+//! near end of the benchmark: `bench PROCESSOR`, see [`bench::serve_commands`].
 
 use std::env::args;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use egress_warden_tests::flood;
 use egress_warden_tests::probe::Attempt;
+use egress_warden_tests::{bench, flood};
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = args().skip(1).collect();
@@ -19,8 +20,14 @@ fn main() -> Result<ExitCode> {
         flood::run(refused.parse()?, allowed.parse()?, attempts.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let [bench, cpu] = &args[..]
+        && bench == "bench"
+    {
+        bench::serve_commands(cpu.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let [attempt, to, timeout] = &args[..] else {
-        bail!("usage: KIND ADDRESS:PORT MILLISECONDS, or flood REFUSED ALLOWED ATTEMPTS")
+        bail!("usage: KIND ADDRESS:PORT MILLISECONDS, flood REFUSED ALLOWED ATTEMPTS, or bench PROCESSOR")
     };
     let outcome = attempt.parse::<Attempt>()?.make(to.parse()?, Duration::from_millis(timeout.parse()?));
     println!("{outcome}");

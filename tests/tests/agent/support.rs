@@ -128,6 +128,11 @@ impl Agent {
         self.command()?.status()?.code().context("it was killed")
     }
 
+    /// Where it is scraped.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        self.metrics
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use egress_warden::metrics::catalogue::{EXPORTED, LATER, Metric, PREFIX};
 use serde_yaml::Value;
 
-use super::agent::FakeAgent;
+use egress_warden_tests::World;
+
+use super::agent::{Agent, Job};
 use super::process::answer;
 use super::repository;
 
@@ -58,8 +60,13 @@ fn the_rules_are_valid_and_do_what_their_cases_say() -> Result<()> {
 
 #[test]
 fn the_page_follows_the_conventions() -> Result<()> {
-    let agent = FakeAgent::start()?;
-    let page = answer(agent.address(), "/metrics")?;
+    let agent = Agent::started(&["cidrs: [10.99.0.0/16]"], &[])?;
+    let workload = agent.workload("noisy")?;
+    // Series of violations exist once there is one.
+    let world = World::new(&["job"])?;
+    let program = "say(how(lambda: tcp('10.98.0.1', 80)))";
+    assert_eq!(Job::start(world.host("job"), &workload, program)?.line()?, "EPERM");
+    let page = answer(agent.metrics(), "/metrics")?;
     for metric in EXPORTED {
         assert!(page.contains(&format!("# TYPE {} ", metric.full_name())), "no {} in\n{page}", metric.name);
     }

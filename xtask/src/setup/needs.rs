@@ -15,11 +15,13 @@ pub(crate) enum Group {
     Demo,
     /// The kernels in virtual machines.
     Vm,
+    /// The benchmark.
+    Bench,
 }
 
 impl Group {
     /// Every group.
-    pub(crate) const ALL: [Group; 4] = [Group::Build, Group::Test, Group::Demo, Group::Vm];
+    pub(crate) const ALL: [Group; 5] = [Group::Build, Group::Test, Group::Demo, Group::Vm, Group::Bench];
 
     /// The group with this name on the command line.
     pub(crate) fn from_name(name: &str) -> Option<Group> {
@@ -28,6 +30,7 @@ impl Group {
             "test" => Some(Group::Test),
             "demo" => Some(Group::Demo),
             "vm" => Some(Group::Vm),
+            "bench" => Some(Group::Bench),
             _ => None,
         }
     }
@@ -95,12 +98,12 @@ const TEST: &[Group] = &[Group::Test];
 const DEMO: &[Group] = &[Group::Demo];
 const VM: &[Group] = &[Group::Vm];
 const TEST_AND_DEMO: &[Group] = &[Group::Test, Group::Demo];
-const TEST_DEMO_AND_VM: &[Group] = &[Group::Test, Group::Demo, Group::Vm];
+const ALL_BUT_BUILD: &[Group] = &[Group::Test, Group::Demo, Group::Vm, Group::Bench];
 
 /// Everything.
-pub(crate) const ALL_NEEDS: [Need; 16] = [
+pub(crate) const ALL_NEEDS: [Need; 17] = [
     program(BUILD, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
-    program(TEST_DEMO_AND_VM, "ip", "lays the wires between network namespaces", &["iproute2"]),
+    program(ALL_BUT_BUILD, "ip", "lays the wires between network namespaces", &["iproute2"]),
     program(TEST_AND_DEMO, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
     program(TEST, "lsns", "lists what namespaces are left", &["util-linux"]),
     program(TEST, "prometheus", "scrapes the agent and evaluates the alerts, with promtool", &["prometheus"]),
@@ -124,6 +127,7 @@ pub(crate) const ALL_NEEDS: [Need; 16] = [
         found: Found::Python("pip"),
         packages: &["python3", "python3-pip"],
     },
+    program(&[Group::Bench], "nft", "the peer that the benchmark measures against", &["nftables"]),
     program(VM, "qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
     program(VM, "xz", "unpacks modules of newer kernels", &["xz-utils"]),
     Need {
