@@ -86,8 +86,11 @@ fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
 }
 
 const PROGRAM: &str = r#"
-import errno, socket, sys, threading
+import errno, os, socket, sys, threading
 sockets = {}
+def say(*words):
+    # One write a line: threads share the pipe.
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
 def connect(name, address, port):
     sockets[name] = socket.create_connection((address, port), 5)
     sockets[name].settimeout(None)
@@ -103,7 +106,7 @@ def block(name):
             told = "data" if sockets[name].recv(1) else "end"
         except OSError as error:
             told = errno.errorcode[error.errno]
-        print("read", name, told, flush=True)
+        say("read", name, told)
     threading.Thread(target=read, daemon=True).start()
 def echo(name):
     sockets[name].settimeout(5)
@@ -117,7 +120,7 @@ def refused(address, port):
     except OSError as error:
         return errno.errorcode[error.errno]
 for line in sys.stdin:
-    print("value", eval(line), flush=True)
+    say("value", eval(line))
 "#;
 
 /// A job that does what it is told.

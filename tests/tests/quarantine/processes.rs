@@ -23,7 +23,7 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// A process that counts in a file, in a cgroup below or in the cgroup itself.
 struct Counter {
     file: PathBuf,
-    _child: Child,
+    child: Child,
 }
 
 impl Counter {
@@ -35,7 +35,7 @@ impl Counter {
         let procs = cgroup.path().join(below).join("cgroup.procs");
         command.args(["-c", program]).args([&file, &procs]);
         let child = cgroup.spawn(command)?;
-        let counter = Counter { file, _child: child };
+        let counter = Counter { file, child };
         counter.wait_for_progress()?;
         Ok(counter)
     }
@@ -57,6 +57,14 @@ impl Counter {
         let before = text();
         sleep(MOMENT);
         text() == before
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // Killed already where its cgroup was.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
