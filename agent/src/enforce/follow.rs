@@ -162,7 +162,9 @@ impl Reconciler {
     /// Somebody asks for a release.
     pub fn release_by_hand(&mut self, name: &str, who: &str, why: &str) -> Result<(), Refusal> {
         let cgroup = self.find(name)?;
-        if self.node.state(cgroup).is_ok_and(|state| state.quarantined_at == 0) {
+        let lasts = self.node.state(cgroup).is_ok_and(|state| state.quarantined_at != 0);
+        // One that could not be thawed is out of it in the kernel already.
+        if !lasts && self.quarantines.status(cgroup).is_none() {
             return Err(Refusal(format!("{name} is not in quarantine")));
         }
         self.release(cgroup, who, why)

@@ -23,11 +23,11 @@ use egress_warden_tests::{Namespace, TestCgroup, World};
 use crate::{Case, quarantines};
 
 /// What must have been told by then.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 /// A read that is going to return returns within this.
 const MOMENT: Duration = Duration::from_millis(300);
 
-const ALLOWLISTS: &str = r#"
+pub(crate) const ALLOWLISTS: &str = r#"
 apiVersion: egress-warden.dev/v1
 kind: Destinations
 metadata: {name: open}
@@ -72,7 +72,7 @@ fn enforce(compiled: &Compiled, cgroup: &TestCgroup, namespace: &Namespace) -> R
 }
 
 /// Accepts connections and sends back what comes, as long as the process lives.
-fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
+pub(crate) fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
     let listener = namespace.enter(|| TcpListener::bind(at))?;
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -124,16 +124,16 @@ for line in sys.stdin:
 "#;
 
 /// A job that does what it is told.
-struct Job {
+pub(crate) struct Job {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
     /// Reads that returned, with what they were told, and when.
-    reads: Vec<(String, String, Instant)>,
+    pub(crate) reads: Vec<(String, String, Instant)>,
 }
 
 impl Job {
-    fn start(cgroup: &TestCgroup, below: &str, namespace: &Namespace) -> Result<Job> {
+    pub(crate) fn start(cgroup: &TestCgroup, below: &str, namespace: &Namespace) -> Result<Job> {
         let mut command = namespace.command("python3");
         command.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = cgroup.spawn(command)?;
@@ -146,8 +146,13 @@ impl Job {
         Ok(Job { child, input, lines, reads: Vec::new() })
     }
 
-    fn tell(&mut self, expression: &str) -> Result<String> {
-        writeln!(self.input, "{expression}")?;
+    /// Tells it what to do without waiting for the answer.
+    pub(crate) fn send(&mut self, expression: &str) -> Result<()> {
+        Ok(writeln!(self.input, "{expression}")?)
+    }
+
+    pub(crate) fn tell(&mut self, expression: &str) -> Result<String> {
+        self.send(expression)?;
         let end = Instant::now() + DEADLINE;
         loop {
             let line = self.line(end)?.with_context(|| format!("no answer to `{expression}`"))?;
@@ -168,18 +173,18 @@ impl Job {
         Ok(Some(line))
     }
 
-    fn connect(&mut self, name: &str, to: SocketAddr) -> Result<()> {
+    pub(crate) fn connect(&mut self, name: &str, to: SocketAddr) -> Result<()> {
         let told = self.tell(&format!("connect('{name}', '{}', {})", to.ip(), to.port()))?;
         ensure!(told == "True", "{name}: {told}");
         Ok(())
     }
 
-    fn block(&mut self, names: &[&str]) -> Result<()> {
+    pub(crate) fn block(&mut self, names: &[&str]) -> Result<()> {
         names.iter().try_for_each(|name| self.tell(&format!("block('{name}')")).map(drop))
     }
 
     /// Waits for so many reads to return, or for the time to pass.
-    fn wait_for_reads(&mut self, count: usize, limit: Duration) -> Result<()> {
+    pub(crate) fn wait_for_reads(&mut self, count: usize, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         while self.reads.len() < count && self.line(end)?.is_some() {}
         Ok(())
