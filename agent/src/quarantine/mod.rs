@@ -188,7 +188,8 @@ impl<A: Actions> Quarantines<A> {
             }
             Err(problem) => {
                 let problem = format!("{}: {problem}", name(action));
-                tracing::error!(cgroup, %problem, "quarantine");
+                let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.as_str());
+                tracing::error!(workload, %problem, "in quarantine, but not all that follows was done");
                 self.note(cgroup, What::Failed, Some((AGENT, &problem)), &mut outcome.problems);
                 outcome.problems.push(problem);
             }

@@ -16,18 +16,29 @@ pub(crate) struct Agent {
     room: TempDir,
     /// What is selected, by the path of its cgroup.
     workload: PathBuf,
+    /// A capability that it is started without.
+    without: Option<&'static str>,
     running: Option<Child>,
 }
 
 impl Agent {
     /// Starts one that enforces this cgroup, whose policy has this quarantine rule.
     pub(crate) fn start(cgroup: &TestCgroup, quarantine: &str) -> Result<Agent> {
+        Self::start_without(None, cgroup, quarantine)
+    }
+
+    /// The same without a capability.
+    pub(crate) fn start_without(
+        without: Option<&'static str>,
+        cgroup: &TestCgroup,
+        quarantine: &str,
+    ) -> Result<Agent> {
         let workload = Path::new("/").join(cgroup.path().file_name().context("a name")?);
         let room = tempfile::tempdir()?;
         for directory in ["bpf", "allowlists", "state"] {
             fs::create_dir(room.path().join(directory))?;
         }
-        let mut agent = Agent { room, workload, running: None };
+        let mut agent = Agent { room, workload, without, running: None };
         agent.write_policy(&agent.workload, quarantine)?;
         // Nobody scrapes it; a port that is free now is free in a moment.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -43,6 +54,10 @@ impl Agent {
     pub(crate) fn start_again(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path("log"))?;
         let mut command = Command::new(agent_binary()?);
+        if let Some(capability) = self.without {
+            command = Command::new("setpriv");
+            command.args(["--bounding-set", capability, "--inh-caps", capability]).arg(agent_binary()?);
+        }
         command.arg("run").arg("--config").arg(self.path("config.yaml"));
         command.arg("--pin-directory").arg(self.path("bpf/egress-warden"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -112,3 +112,24 @@ fn killed_by_hand_is_killed_and_what_starts_afterwards_is_cut_off() -> Result<()
     ensure!(listed.contains("kill") && listed.contains("ann"), "{listed}");
     Ok(())
 }
+
+#[test]
+fn who_asks_for_what_cannot_be_done_is_told_and_the_job_is_cut_off() -> Result<()> {
+    let world = World::new(&["job", "outside"])?;
+    let outside = world.host("outside");
+    echo_server(outside, outside.at(80))?;
+    let cgroup = TestCgroup::new()?;
+    // As a delegated one: the agent needs a capability to write there, and this one lacks it.
+    std::os::unix::fs::chown(cgroup.path().join("cgroup.kill"), Some(1), None)?;
+    let agent =
+        Agent::start_without(Some("-dac_override"), &cgroup, "{violations: 1, within: 60s, keep: [kept]}")?;
+    let mut job = Job::start(&cgroup, "", world.host("job"))?;
+    job.connect("open", outside.at(80))?;
+    let told = agent.order(&["add", "--action", "kill"]).expect_err("it is not killed").to_string();
+    ensure!(told.contains("is cut off, but") && told.contains("kill: Permission denied"), "{told}");
+    assert_eq!(job.tell("refused('10.77.2.2', 80)")?, "EPERM");
+    let history = agent.history()?;
+    assert_eq!(history.len(), 2);
+    assert_eq!(history[1], "failed kill agent");
+    Ok(())
+}
