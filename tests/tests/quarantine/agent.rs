@@ -125,7 +125,7 @@ impl Agent {
     /// Has it take enforcement out of the kernel.
     pub(crate) fn detach(&self) -> Result<String> {
         // Should it not answer, its own pins are to be removed and no other's.
-        self.ask(&["detach", "--bpffs", &self.path("bpf").display().to_string()])
+        self.ask(&["detach", "--pin-directory", &self.path("bpf/egress-warden").display().to_string()])
     }
 
     /// The workload's quarantine; null where it is in none.
