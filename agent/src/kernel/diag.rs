@@ -111,9 +111,9 @@ impl Ended {
 /// Why connections could not be ended.
 #[derive(Debug, Error)]
 pub enum DiagError {
-    /// The kernel was built without it.
+    /// The kernel was built without it, or lacks the module.
     #[error(
-        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY): they hang until they time out, refused"
+        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY, module tcp_diag): they hang until they time out"
     )]
     Unsupported,
     /// The cgroups of the workload could not be listed.
@@ -271,6 +271,8 @@ impl Namespace {
         let netlink = Netlink::open().map_err(failed("open netlink"))?;
         for family in [libc::AF_INET, libc::AF_INET6] {
             let sockets = netlink.dump(family as u8).map_err(|error| match error {
+                // What answers is a module on many kernels.
+                Trouble::Kernel(Errno::ENOENT) => DiagError::Unsupported,
                 Trouble::Kernel(errno) => failed("list the sockets")(errno),
                 Trouble::Answer(what) => DiagError::Answer(what),
             })?;
