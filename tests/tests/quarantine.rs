@@ -1,8 +1,12 @@
 //! Quarantine by the agent, on the real kernel: what its actions do to processes and connections, and what they leave
 //! alone.
 
+#[path = "quarantine/agent.rs"]
+mod agent;
 #[path = "quarantine/connections.rs"]
 mod connections;
+#[path = "quarantine/followed.rs"]
+mod followed;
 #[path = "quarantine/processes.rs"]
 mod processes;
 

@@ -50,7 +50,8 @@ struct ListArgs {
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 the workload is in quarantine; 1 it is not, or the agent did not answer."
+    after_help = "Exit codes: 0 the workload is in quarantine; 1 it is not, or the action was not done, or the agent did \
+                  not answer."
 )]
 struct AddArgs {
     #[command(flatten)]

@@ -68,11 +68,15 @@ impl Reconciler {
         self.save();
     }
 
-    fn begin(&mut self, cgroup: u64, state: &State, order: &Order<'_>) {
-        let Some(member) = self.members.get(&cgroup) else { return };
+    /// Returns what of it was not done, in words.
+    fn begin(&mut self, cgroup: u64, state: &State, order: &Order<'_>) -> Vec<String> {
+        let Some(member) = self.members.get(&cgroup) else { return Vec::new() };
         let directory = match open(&self.mount, &member.workload) {
             Ok(directory) => directory.into(),
-            Err(error) => return warn!(%error, "its cgroup is gone"),
+            Err(error) => {
+                warn!(%error, "its cgroup is gone");
+                return vec![format!("its cgroup: {error}")];
+            }
         };
         // By what the kernel has, and not by what it should have.
         let words = self.node.words_of(cgroup).unwrap_or_default();
@@ -92,7 +96,10 @@ impl Reconciler {
             violations: state.violations,
             judge: &judge,
         });
-        info!(workload = %label, connections = outcome.ended.ended, "connections were ended");
+        if outcome.ended.ended > 0 {
+            info!(workload = %label, connections = outcome.ended.ended, "connections were ended");
+        }
+        outcome.problems
     }
 
     /// Does what an earlier agent began and did not see to its end.
@@ -154,15 +161,23 @@ impl Reconciler {
         self.node.quarantine(cgroup).map_err(|error| Refusal(error.to_string()))?;
         let state = self.node.state(cgroup).map_err(|error| Refusal(error.to_string()))?;
         self.totals.quarantined(&policy, action);
-        self.begin(cgroup, &state, &Order { action, who, why, release: None });
+        let problems = self.begin(cgroup, &state, &Order { action, who, why, release: None });
         self.save();
-        Ok(())
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal(format!(
+            "{name} is cut off, but not all that was asked was done: {}",
+            problems.join("; ")
+        )))
     }
 
     /// Somebody asks for a release.
     pub fn release_by_hand(&mut self, name: &str, who: &str, why: &str) -> Result<(), Refusal> {
         let cgroup = self.find(name)?;
-        if self.node.state(cgroup).is_ok_and(|state| state.quarantined_at == 0) {
+        let lasts = self.node.state(cgroup).is_ok_and(|state| state.quarantined_at != 0);
+        // One that could not be thawed is out of it in the kernel already.
+        if !lasts && self.quarantines.status(cgroup).is_none() {
             return Err(Refusal(format!("{name} is not in quarantine")));
         }
         self.release(cgroup, who, why)

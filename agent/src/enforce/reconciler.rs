@@ -257,7 +257,7 @@ impl Reconciler {
         if let Err(refused) = self.node.release(cgroup) {
             warn!(workload = %member.workload.label(), error = %refused, "could not be let go");
         }
-        self.quarantines.gone(cgroup);
+        self.quarantines.let_go(cgroup, "no policy selects it any more");
         info!(workload = %member.workload.label(), "let go");
         if let Ok(state) = state {
             self.totals.add(&member.under, &state, &member.baseline);
@@ -313,6 +313,7 @@ impl Reconciler {
                 continue;
             }
             self.node.release(cgroup).map_err(|refused| Refusal(refused.to_string()))?;
+            self.quarantines.let_go(cgroup, "enforcement was taken out of the kernel");
             member.enforced_since = None;
             member.failure = Some(("an operator detached it".into(), Instant::now()));
             count += 1;

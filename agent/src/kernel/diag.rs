@@ -20,7 +20,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,9 +111,9 @@ impl Ended {
 /// Why connections could not be ended.
 #[derive(Debug, Error)]
 pub enum DiagError {
-    /// The kernel was built without it.
+    /// The kernel was built without it, or lacks the module.
     #[error(
-        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY): they hang until they time out, refused"
+        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY, module tcp_diag): they hang until they time out"
     )]
     Unsupported,
     /// The cgroups of the workload could not be listed.
@@ -122,6 +122,9 @@ pub enum DiagError {
     /// A process of the workload is outside the agent's PID namespace.
     #[error("a process of the workload is not visible here: run the agent in the host's PID namespace")]
     Invisible,
+    /// The network namespace of a process cannot be opened.
+    #[error("not permitted to open the network namespaces of the workload: the agent needs CAP_SYS_PTRACE")]
+    NotPermitted,
     /// A network namespace could not be entered or asked.
     #[error("cannot {what} in network namespace {}: {source}", namespace.display())]
     Namespace {
@@ -153,7 +156,7 @@ pub fn end_connections(
     if members.invisible {
         result.note(DiagError::Invisible);
     }
-    for namespace in members.namespaces(Path::new("/proc")) {
+    for namespace in members.namespaces(&mut result) {
         // setns moves a thread: one that nobody needs afterwards.
         let done = thread::scope(|scope| {
             scope.spawn(|| namespace.end(&members.cgroups, &judge, &mut result)).join()
@@ -205,10 +208,10 @@ impl Members {
     }
 
     /// The network namespaces in which a thread of theirs is. Who ends meanwhile needs nothing.
-    fn namespaces(&self, proc: &Path) -> Vec<Namespace> {
+    fn namespaces(&self, result: &mut Ended) -> Vec<Namespace> {
         let mut found: Vec<Namespace> = Vec::new();
         for process in &self.processes {
-            let Ok(threads) = fs::read_dir(proc.join(process.to_string()).join("task")) else { continue };
+            let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
             for thread in threads.flatten() {
                 let path = thread.path().join("ns/net");
                 let known = |id: &(u64, u64)| found.iter().any(|namespace| namespace.id == *id);
@@ -216,7 +219,16 @@ impl Members {
                     continue;
                 }
                 let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
-                let Ok((data, file)) = opened else { continue };
+                let (data, file) = match opened {
+                    Ok(opened) => opened,
+                    Err(source) => {
+                        // Without CAP_SYS_PTRACE the link is there and cannot be followed.
+                        if source.kind() == io::ErrorKind::PermissionDenied {
+                            result.note(DiagError::NotPermitted);
+                        }
+                        continue;
+                    }
+                };
                 let id = (data.dev(), data.ino());
                 if !known(&id) {
                     found.push(Namespace { path, id, file });
@@ -259,6 +271,8 @@ impl Namespace {
         let netlink = Netlink::open().map_err(failed("open netlink"))?;
         for family in [libc::AF_INET, libc::AF_INET6] {
             let sockets = netlink.dump(family as u8).map_err(|error| match error {
+                // What answers is a module on many kernels.
+                Trouble::Kernel(Errno::ENOENT) => DiagError::Unsupported,
                 Trouble::Kernel(errno) => failed("list the sockets")(errno),
                 Trouble::Answer(what) => DiagError::Answer(what),
             })?;

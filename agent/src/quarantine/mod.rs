@@ -124,17 +124,7 @@ impl<A: Actions> Quarantines<A> {
         let live: HashMap<u64, u64> = live.iter().copied().collect();
         let over: Vec<u64> = self.lasting.keys().copied().filter(|id| !live.contains_key(id)).collect();
         for cgroup in over {
-            // Where the cgroup is gone as well there is nothing to tell.
-            match self.directory(cgroup) {
-                Ok(_) => {
-                    if let Err(error) =
-                        self.end(cgroup, AGENT, "it was not in quarantine when the agent started")
-                    {
-                        tracing::error!(cgroup, %error, "a workload stays frozen");
-                    }
-                }
-                Err(_) => self.gone(cgroup),
-            }
+            self.let_go(cgroup, "it was not in quarantine when the agent started");
         }
         let mut adopted = Adopted::default();
         for (cgroup, quarantined_at) in live {
@@ -198,7 +188,8 @@ impl<A: Actions> Quarantines<A> {
             }
             Err(problem) => {
                 let problem = format!("{}: {problem}", name(action));
-                tracing::error!(cgroup, %problem, "quarantine");
+                let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.as_str());
+                tracing::error!(workload, %problem, "in quarantine, but not all that follows was done");
                 self.note(cgroup, What::Failed, Some((AGENT, &problem)), &mut outcome.problems);
                 outcome.problems.push(problem);
             }
@@ -222,6 +213,18 @@ impl<A: Actions> Quarantines<A> {
         self.note(cgroup, What::Released, Some((who, why)), &mut told);
         self.gone(cgroup);
         Ok(())
+    }
+
+    /// The kernel no longer has a workload in quarantine, or its cgroup was removed: nothing of it stays frozen.
+    pub fn let_go(&mut self, cgroup: u64, why: &str) {
+        let Some(lasting) = self.lasting.get(&cgroup) else { return };
+        // Of a cgroup that is gone there is nothing to tell.
+        if self.actions.open(&lasting.path, cgroup).is_err_and(|error| is_gone(&error)) {
+            return self.gone(cgroup);
+        }
+        if let Err(error) = self.end(cgroup, AGENT, why) {
+            tracing::error!(cgroup, %error, "a workload stays frozen");
+        }
     }
 
     fn thaw(&mut self, cgroup: u64) -> io::Result<()> {

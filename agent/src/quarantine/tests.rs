@@ -183,3 +183,19 @@ fn what_people_write_is_bounded() {
     assert_eq!(quarantines.status(7).unwrap().why.chars().count(), LONGEST);
     assert_eq!(quarantines.history(1).unwrap()[0].why.chars().count(), LONGEST);
 }
+
+#[test]
+fn whatever_is_let_go_is_thawed_and_a_removed_cgroup_only_forgotten() {
+    let (directory, told) = (tempfile::tempdir().unwrap(), Told::default());
+    let mut quarantines = open(&directory, "boot", &told);
+    told.paths.borrow_mut().insert("/job".into(), 7);
+    quarantines.begin(begin(7, Action::Freeze, None));
+    quarantines.begin(begin(8, Action::Freeze, None));
+    told.take();
+    quarantines.let_go(7, "not selected");
+    quarantines.let_go(8, "not selected");
+    quarantines.let_go(9, "not selected");
+    assert_eq!(told.take(), ["thaw"]);
+    assert_eq!(quarantines.list().count(), 0);
+    assert_eq!(whats(&quarantines).iter().filter(|(what, _)| *what == What::Released).count(), 1);
+}

@@ -23,11 +23,11 @@ use egress_warden_tests::{Namespace, TestCgroup, World};
 use crate::{Case, quarantines};
 
 /// What must have been told by then.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 /// A read that is going to return returns within this.
 const MOMENT: Duration = Duration::from_millis(300);
 
-const ALLOWLISTS: &str = r#"
+pub(crate) const ALLOWLISTS: &str = r#"
 apiVersion: egress-warden.dev/v1
 kind: Destinations
 metadata: {name: open}
@@ -72,7 +72,7 @@ fn enforce(compiled: &Compiled, cgroup: &TestCgroup, namespace: &Namespace) -> R
 }
 
 /// Accepts connections and sends back what comes, as long as the process lives.
-fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
+pub(crate) fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
     let listener = namespace.enter(|| TcpListener::bind(at))?;
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -86,8 +86,11 @@ fn echo_server(namespace: &Namespace, at: SocketAddr) -> Result<()> {
 }
 
 const PROGRAM: &str = r#"
-import errno, socket, sys, threading
+import errno, os, socket, sys, threading
 sockets = {}
+def say(*words):
+    # One write a line: threads share the pipe.
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
 def connect(name, address, port):
     sockets[name] = socket.create_connection((address, port), 5)
     sockets[name].settimeout(None)
@@ -103,7 +106,7 @@ def block(name):
             told = "data" if sockets[name].recv(1) else "end"
         except OSError as error:
             told = errno.errorcode[error.errno]
-        print("read", name, told, flush=True)
+        say("read", name, told)
     threading.Thread(target=read, daemon=True).start()
 def echo(name):
     sockets[name].settimeout(5)
@@ -117,20 +120,20 @@ def refused(address, port):
     except OSError as error:
         return errno.errorcode[error.errno]
 for line in sys.stdin:
-    print("value", eval(line), flush=True)
+    say("value", eval(line))
 "#;
 
 /// A job that does what it is told.
-struct Job {
+pub(crate) struct Job {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
     /// Reads that returned, with what they were told, and when.
-    reads: Vec<(String, String, Instant)>,
+    pub(crate) reads: Vec<(String, String, Instant)>,
 }
 
 impl Job {
-    fn start(cgroup: &TestCgroup, below: &str, namespace: &Namespace) -> Result<Job> {
+    pub(crate) fn start(cgroup: &TestCgroup, below: &str, namespace: &Namespace) -> Result<Job> {
         let mut command = namespace.command("python3");
         command.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = cgroup.spawn(command)?;
@@ -143,8 +146,13 @@ impl Job {
         Ok(Job { child, input, lines, reads: Vec::new() })
     }
 
-    fn tell(&mut self, expression: &str) -> Result<String> {
-        writeln!(self.input, "{expression}")?;
+    /// Tells it what to do without waiting for the answer.
+    pub(crate) fn send(&mut self, expression: &str) -> Result<()> {
+        Ok(writeln!(self.input, "{expression}")?)
+    }
+
+    pub(crate) fn tell(&mut self, expression: &str) -> Result<String> {
+        self.send(expression)?;
         let end = Instant::now() + DEADLINE;
         loop {
             let line = self.line(end)?.with_context(|| format!("no answer to `{expression}`"))?;
@@ -165,18 +173,18 @@ impl Job {
         Ok(Some(line))
     }
 
-    fn connect(&mut self, name: &str, to: SocketAddr) -> Result<()> {
+    pub(crate) fn connect(&mut self, name: &str, to: SocketAddr) -> Result<()> {
         let told = self.tell(&format!("connect('{name}', '{}', {})", to.ip(), to.port()))?;
         ensure!(told == "True", "{name}: {told}");
         Ok(())
     }
 
-    fn block(&mut self, names: &[&str]) -> Result<()> {
+    pub(crate) fn block(&mut self, names: &[&str]) -> Result<()> {
         names.iter().try_for_each(|name| self.tell(&format!("block('{name}')")).map(drop))
     }
 
     /// Waits for so many reads to return, or for the time to pass.
-    fn wait_for_reads(&mut self, count: usize, limit: Duration) -> Result<()> {
+    pub(crate) fn wait_for_reads(&mut self, count: usize, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         while self.reads.len() < count && self.line(end)?.is_some() {}
         Ok(())

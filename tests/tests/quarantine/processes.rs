@@ -21,13 +21,13 @@ use crate::{Case, quarantines};
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// A process that counts in a file, in a cgroup below or in the cgroup itself.
-struct Counter {
+pub(crate) struct Counter {
     file: PathBuf,
-    _child: Child,
+    child: Child,
 }
 
 impl Counter {
-    fn start(cgroup: &TestCgroup, below: &str, directory: &Path, name: &str) -> Result<Counter> {
+    pub(crate) fn start(cgroup: &TestCgroup, below: &str, directory: &Path, name: &str) -> Result<Counter> {
         let file = directory.join(name);
         let mut command = Command::new("python3");
         let program = "import sys, time\nopen(sys.argv[2], 'w').write('0')\nn = 0\nwhile True:\n  \
@@ -35,7 +35,7 @@ impl Counter {
         let procs = cgroup.path().join(below).join("cgroup.procs");
         command.args(["-c", program]).args([&file, &procs]);
         let child = cgroup.spawn(command)?;
-        let counter = Counter { file, _child: child };
+        let counter = Counter { file, child };
         counter.wait_for_progress()?;
         Ok(counter)
     }
@@ -45,14 +45,14 @@ impl Counter {
         fs::read_to_string(&self.file).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
-    fn wait_for_progress(&self) -> Result<()> {
+    pub(crate) fn wait_for_progress(&self) -> Result<()> {
         let before = until("a count", DEADLINE, || Some(self.count()).filter(|count| *count > 0));
         // Frozen in the middle of writing the file is empty until it goes on.
         let before = before.unwrap_or(0);
         until("the counter goes on", DEADLINE, || (self.count() > before).then_some(()))
     }
 
-    fn stands_still(&self) -> bool {
+    pub(crate) fn stands_still(&self) -> bool {
         let text = || fs::read_to_string(&self.file).unwrap_or_default();
         let before = text();
         sleep(MOMENT);
@@ -60,7 +60,15 @@ impl Counter {
     }
 }
 
-fn has(cgroup: &Path, event: &str) -> bool {
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // Killed already where its cgroup was.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+pub(crate) fn has(cgroup: &Path, event: &str) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|text| text.lines().any(|line| line == event))
 }
 
