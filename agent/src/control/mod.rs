@@ -1,7 +1,7 @@
 //! The control socket: how people and their scripts talk to the running agent.
 //!
-//! [`server`] answers, with [`peer`] as its porter; [`client`] asks, for the command line; [`protocol`] is what goes over
-//! the socket, and [`answer`] makes it out of what the reconciler tells.
+//! `server` answers, with `peer` as its porter; [`client`] asks, for the command line; [`protocol`] is what goes over
+//! the socket, and `answer` makes it out of what the reconciler tells.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -161,7 +161,7 @@ impl Agent {
 
     /// A page of its HTTP server, with its status code.
     pub(crate) fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.metrics, Duration::from_secs(1))?;
+        let mut stream = TcpStream::connect_timeout(&self.metrics(), Duration::from_secs(1))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
