@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::enforce::reconciler::Reconciler;
 use crate::enforce::saved::Saved;
 use crate::enforce::{Handle, Request};
-use crate::kernel::clock::{ClockWatch, wall_clock};
+use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
 use crate::kernel::node::NodeError;
 use crate::kernel::{Node, NodeOptions, readable};
 use crate::quarantine::Quarantines;
@@ -40,6 +40,8 @@ use allowlists::Allowlists;
 
 /// How often the agent looks for what no event tells: quarantines whose record was lost, workloads to try again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How late a quarantine may end.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Changes that may wait for the reconciler; a source that is faster waits.
 const CHANGES: usize = 1024;
 /// Events that a slow watcher may be behind.
@@ -179,6 +181,7 @@ impl Agent {
                 Some(request) = requests.recv() => self.answer(request),
                 _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
                 () = self.allowlists.changed() => self.allowlists.reload(&mut self.reconciler, &self.selected),
+                () = until(self.reconciler.next_release()) => self.reconciler.tick(),
                 _ = tick.tick() => self.reconciler.tick(),
             }
         }
@@ -236,6 +239,18 @@ impl Agent {
             Request::Detach(reply) => drop(reply.send(self.reconciler.detach())),
             Request::Watch(reply) => drop(reply.send(self.watchers.subscribe())),
         }
+    }
+}
+
+/// Waits until this boot time in nanoseconds, or for ever.
+async fn until(time: Option<u64>) {
+    match (time, boot_ns()) {
+        (Some(time), Ok(now)) => {
+            // Never at once: a release that fails stays due.
+            let left = Duration::from_nanos(time.saturating_sub(now)).max(SHORTEST_WAIT);
+            tokio::time::sleep(left).await;
+        }
+        _ => std::future::pending().await,
     }
 }
 

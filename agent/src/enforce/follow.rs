@@ -113,6 +113,12 @@ impl Reconciler {
         }
     }
 
+    /// Boot time in nanoseconds at which the next quarantine ends by itself.
+    #[must_use]
+    pub fn next_release(&self) -> Option<u64> {
+        self.quarantines.next_due()
+    }
+
     pub(super) fn release_due(&mut self) {
         let Ok(now) = boot_ns() else { return };
         for cgroup in self.quarantines.due(now) {
