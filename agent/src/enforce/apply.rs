@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::reconciler::{Reconciler, grouped};
 use super::rules::{Effective, Rules, RulesError};
@@ -37,6 +37,13 @@ impl Reconciler {
         // an earlier agent left, the path may not be known before.
         for (effective, cgroups) in grouped(wanted) {
             self.swap(&cgroups, &effective);
+        }
+        for policy in self.rules.iter().flat_map(Rules::without_source) {
+            warn!(
+                policy = policy.name,
+                place = %policy.origin,
+                "selects by namespace or label, which this version cannot see: it applies to no workload; use `cgroups`"
+            );
         }
         info!(policies = set.policies().len(), "allowlists are in force");
         // Reading and compiling took several times the memory that is kept.

@@ -87,6 +87,12 @@ impl Rules {
         Ok(rules)
     }
 
+    /// Policies that select by namespace or label: no source of this version knows either, so they apply to nothing.
+    pub(super) fn without_source(&self) -> impl Iterator<Item = &Policy> {
+        let idle = |entry: &&Entry| !entry.select.all && !entry.select.selects_pod(None);
+        self.entries.iter().filter(idle).map(|entry| entry.policy.as_ref())
+    }
+
     /// What the source of cgroups has to look for.
     #[must_use]
     pub fn selection(&self) -> Selection {

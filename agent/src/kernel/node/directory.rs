@@ -195,11 +195,21 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
 }
 
+/// Would what is mounted here end with a container? Where process 1 cannot be seen, nobody knows.
+fn is_private() -> bool {
+    let namespace = |path: &str| fs::read_link(path).ok();
+    let first = namespace("/proc/1/ns/mnt");
+    first.is_some() && first != namespace("/proc/self/ns/mnt")
+}
+
 fn mount_bpffs(path: &Path) -> Result<(), NodeError> {
     let failed = |source: io::Error| NodeError::Mount { path: path.to_owned(), source };
     fs::create_dir_all(path).map_err(failed)?;
     if is_bpffs(path).map_err(failed)? {
         return Ok(());
+    }
+    if is_private() {
+        return Err(NodeError::Private(path.to_owned()));
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("bpf", path, "bpf", flags, Some(c"mode=0700")).map_err(|error| failed(error.into()))

@@ -28,6 +28,12 @@ pub enum NodeError {
         /// Their version.
         found: String,
     },
+    /// It would be a container's own.
+    #[error(
+        "{}: there is no BPF file system, and one that is mounted in a container ends with it, and enforcement as well; \
+         mount it on the node: mount -t bpf bpf /sys/fs/bpf", .0.display()
+    )]
+    Private(PathBuf),
     /// There is no BPF file system and none can be mounted.
     #[error("cannot mount a BPF file system at {}: {source}; mount it: mount -t bpf bpf {0}", path.display())]
     Mount {
