@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +23,8 @@ use super::pattern::Selection;
 use crate::kernel::readable;
 
 /// The tracepoint fires a moment before the directory can be opened: how often it is tried again, and after what time.
-const TRIES: u32 = 40;
-const TRY_AFTER: Duration = Duration::from_micros(500);
+const TRIES: u32 = 20;
+const TRY_AFTER: Duration = Duration::from_millis(1);
 
 /// What the kernel tells of a cgroup, of any hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,15 @@ pub struct CgroupSource {
     finder: Finder,
     selection: watch::Receiver<Selection>,
     changes: mpsc::Sender<Change>,
+    /// Told of, but not yet to be seen. Others do not wait for them.
+    pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    path: PathBuf,
+    created: u64,
+    tried: u32,
 }
 
 impl CgroupSource {
@@ -60,7 +70,7 @@ impl CgroupSource {
         selection: watch::Receiver<Selection>,
         changes: mpsc::Sender<Change>,
     ) -> Self {
-        Self { finder: Finder::new(mount), selection, changes }
+        Self { finder: Finder::new(mount), selection, changes, pending: Vec::new() }
     }
 
     /// Runs until nobody listens. `hints` come from the kernel's tracepoints; without them inotify is used.
@@ -84,6 +94,7 @@ impl CgroupSource {
                     let Some(hint) = hint else { return Ok(()) };
                     self.hint(&hint).await;
                 }
+                () = sleep(TRY_AFTER), if !self.pending.is_empty() => self.try_pending().await,
             }
         }
     }
@@ -91,35 +102,50 @@ impl CgroupSource {
     async fn hint(&mut self, hint: &Hint) {
         let Some(path) = self.finder.mount.below(&hint.path) else { return };
         if hint.made {
-            self.made(&path, Some(hint.time)).await;
-        } else if let Some(change) = self.finder.removed(&path) {
+            self.try_made(Pending { path, created: hint.time, tried: 0 }).await;
+            return;
+        }
+        self.pending.retain(|pending| pending.path != path);
+        if let Some(change) = self.finder.removed(&path) {
             self.tell(change).await;
         }
     }
 
-    async fn made(&mut self, path: &Path, created: Option<u64>) {
-        for _ in 0..TRIES {
-            match self.finder.made(path, created) {
-                Ok(changes) => {
-                    for change in changes {
-                        self.tell(change).await;
-                    }
-                    return;
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => sleep(TRY_AFTER).await,
-                Err(error) => {
-                    return warn!(path = %path.display(), %error, "a new cgroup cannot be looked at");
+    async fn try_pending(&mut self) {
+        for pending in mem::take(&mut self.pending) {
+            self.try_made(pending).await;
+        }
+    }
+
+    async fn try_made(&mut self, pending: Pending) {
+        if self.made(&pending.path, Some(pending.created)).await {
+            return;
+        }
+        if pending.tried < TRIES {
+            self.pending.push(Pending { tried: pending.tried + 1, ..pending });
+        } else {
+            debug!(path = %pending.path.display(), "a new cgroup was gone before it could be looked at");
+        }
+    }
+
+    /// Looks at a new cgroup. False if it is not there.
+    async fn made(&mut self, path: &Path, created: Option<u64>) -> bool {
+        match self.finder.made(path, created) {
+            Ok(changes) => {
+                for change in changes {
+                    self.tell(change).await;
                 }
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => return false,
+            Err(error) => warn!(path = %path.display(), %error, "a new cgroup cannot be looked at"),
         }
-        debug!(path = %path.display(), "a new cgroup was gone before it could be looked at");
+        true
     }
 
     /// Looks at everything and tells all of it.
     async fn all(&mut self, parent: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
         self.finder.selection = self.selection.borrow_and_update().clone();
-        self.finder.clear();
-        let workloads = self.finder.scan(Path::new("/"), parent)?;
+        let workloads = self.finder.all(parent)?;
         self.tell(Change::All(workloads)).await;
         Ok(())
     }
@@ -164,12 +190,11 @@ impl CgroupSource {
             }
             Event::Made(path) => path,
         };
-        self.made(&path, None).await;
-        // What was made below it before it was watched.
+        // With what was made below it before it was watched. What was told already is not told again.
         let mount = self.finder.mount.clone();
-        let below = self.finder.scan(&path, |parent| watches.add(&mount, parent))?;
-        for workload in below.into_iter().filter(|workload| workload.path != path) {
-            self.tell(Change::Appeared { workload, created: None }).await;
+        for path in self.finder.candidates(&path, |parent| watches.add(&mount, parent))? {
+            // One that is not there any more was never told of.
+            self.made(&path, None).await;
         }
         Ok(())
     }

@@ -17,31 +17,26 @@ pub(super) struct Finder {
     pub(super) mount: CgroupMount,
     pub(super) selection: Selection,
     known: HashMap<PathBuf, u64>,
-    /// The cgroup in which this agent runs itself, once it was met: never a workload.
-    own: Option<u64>,
 }
 
 impl Finder {
     pub(super) fn new(mount: CgroupMount) -> Self {
-        Self { mount, selection: Selection::default(), known: HashMap::new(), own: None }
+        Self { mount, selection: Selection::default(), known: HashMap::new() }
     }
 
-    /// Looks at everything from here down and gives the workloads. `parent` is called with every directory in which
-    /// further ones can appear, before it is read: what appears in it afterwards is then told.
-    pub(super) fn scan(
-        &mut self,
+    /// The paths from here down that are workloads. `parent` is called with every directory in which further ones can
+    /// appear, before it is read: what appears in it afterwards is then told.
+    pub(super) fn candidates(
+        &self,
         from: &Path,
         mut parent: impl FnMut(&Path) -> io::Result<()>,
-    ) -> io::Result<Vec<Workload>> {
-        let mut workloads = Vec::new();
+    ) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
         let mut open = vec![from.to_owned()];
         while let Some(path) = open.pop() {
-            if self.selection.workload_of(&path).is_some_and(|workload| workload == path) {
-                match self.look(&path) {
-                    Ok(Some(workload)) => workloads.push(workload),
-                    Ok(None) => {}
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
+            if let Some(workload) = self.selection.workload_of(&path) {
+                if workload == path {
+                    found.push(path);
                 }
                 continue;
             }
@@ -51,13 +46,21 @@ impl Finder {
             }
             open.extend(children(&self.mount.directory(&path))?.into_iter().map(|name| path.join(name)));
         }
-        workloads.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(workloads)
+        found.sort();
+        Ok(found)
     }
 
-    /// Forgets everything, before everything is looked at again.
-    pub(super) fn clear(&mut self) {
+    /// Forgets everything, looks at everything, and gives all workloads.
+    pub(super) fn all(&mut self, parent: impl FnMut(&Path) -> io::Result<()>) -> io::Result<Vec<Workload>> {
         self.known.clear();
+        let mut workloads = Vec::new();
+        for path in self.candidates(Path::new("/"), parent)? {
+            match self.look(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => workloads.extend(other?),
+            }
+        }
+        Ok(workloads)
     }
 
     /// A cgroup was made. Fails with "not found" while the kernel does not show it yet.
@@ -93,11 +96,8 @@ impl Finder {
     fn look(&mut self, path: &Path) -> io::Result<Option<Workload>> {
         let directory = self.mount.directory(path);
         let cgroup = fs::metadata(&directory)?.ino();
-        if self.own == Some(cgroup) {
-            return Ok(None);
-        }
-        if self.own.is_none() && holds_process(&directory, std::process::id())? {
-            self.own = Some(cgroup);
+        // This agent's own cgroup and what is above it. Asked each time: another selection can match another of them.
+        if holds_process(&directory, std::process::id())? {
             return Ok(None);
         }
         self.known.insert(path.to_owned(), cgroup);

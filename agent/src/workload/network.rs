@@ -177,10 +177,14 @@ impl Networks {
             warn!(%error, "networks cannot be examined (CAP_SYS_PTRACE?): loopback and replies of workloads stay refused");
         }
         let is_settled = own.is_some() || known.namespace.as_ref().is_some_and(|before| !before.is_host);
-        let Some((pid, namespace)) = own.or(if is_settled { None } else { host }) else { return };
-        if !is_settled && let Some(after) = LOOK_AGAIN.get(tried) {
+        // Also where nothing was found: the first process may have ended while it was examined.
+        if !is_settled
+            && !running.is_empty()
+            && let Some(after) = LOOK_AGAIN.get(tried)
+        {
             known.again = Some((Instant::now() + *after, tried + 1));
         }
+        let Some((pid, namespace)) = own.or(if is_settled { None } else { host }) else { return };
         let other = known.namespace.as_ref().is_none_or(|before| before.cookie != namespace.cookie);
         if other {
             known.socket = OwnNamespace::changes_of(pid).ok();
@@ -221,7 +225,9 @@ impl Networks {
                     if let Some(socket) = self.known.get(&cgroup).and_then(|known| known.socket.as_ref()) {
                         drain(socket.as_fd());
                     }
-                    self.look(cgroup, LOOK_AGAIN.len()).await;
+                    // Those looks that are still to come are not called off by it.
+                    let again = self.known.get(&cgroup).and_then(|known| known.again);
+                    self.look(cgroup, again.map_or(LOOK_AGAIN.len(), |(_, tried)| tried - 1)).await;
                 }
             }
         }
