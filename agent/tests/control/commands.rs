@@ -152,8 +152,8 @@ fn detach_asks_a_running_agent_and_needs_none() {
     assert_eq!(agent.asked(), [Asked::Detach]);
     agent.stop();
     // No bpffs, so nothing that could be pinned.
-    let bpffs = agent.directory.path().to_str().expect("UTF-8").to_owned();
-    let output = agent.run(&["detach", "--all", "--bpffs", &bpffs]);
+    let pins = agent.directory.path().join("pins").to_str().expect("UTF-8").to_owned();
+    let output = agent.run(&["detach", "--all", "--pin-directory", &pins]);
     assert_eq!(stdout(&output), "0 workloads are no longer enforced\n", "{}", stderr(&output));
 }
 
