@@ -174,7 +174,7 @@ fn a_reader_gets_the_terminal_and_gives_it_back() {
 #[test]
 fn under_a_shell_with_job_control() {
     let program = env!("CARGO_BIN_EXE_egress-warden");
-    let mut session = Session::start(&["bash", "--norc", "-i"]);
+    let mut session = Session::start(&["env", "--default-signal", "bash", "--norc", "-i"]);
     session.expect("prompt> ");
     session.type_in(&format!("{program} exec {UNDER} -- sh -c 'read line; echo got $line; sleep 2005.5'\n"));
     session.type_in("hello\n");
