@@ -71,17 +71,13 @@ pub(crate) fn count(attempt: &Attempt) {
 unsafe extern "C" fn count_violation(attempt: *const Attempt) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(attempt) = (unsafe { attempt.as_ref() }) else { return 0 };
-    let Some(mut workload) = Workload::at(attempt.slot) else { return 0 };
-    // Those by which the attempt was judged, and not those of a swap since.
-    workload.ruleset = attempt.ruleset;
-    workload.generation = attempt.generation;
-    let workload = &workload;
+    let Some(workload) = &Workload::at(attempt.slot) else { return 0 };
     let now = boot_ns();
     let reason = bounded(attempt.verdict.reason as usize, REASON_SLOTS);
     let protocol = bounded(Protocol::from_ip(attempt.protocol) as usize, Protocol::ALL.len());
     bump!(workload, counts[reason][protocol]);
     count_destination(workload, attempt);
-    let crossed = window_crossed(workload, now, attempt.audit);
+    let crossed = window_crossed(workload, now, attempt);
     record(workload, attempt, now, crossed);
     0
 }
@@ -125,7 +121,7 @@ fn count_known(key: &RefusedKey) -> bool {
 //
 // The ring holds twice the largest N: a place is overwritten only when 256 further violations were in flight.
 #[inline(always)]
-fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
+fn window_crossed(workload: &Workload, now: u64, attempt: &Attempt) -> bool {
     let state = workload.state;
     let number = bump!(workload, violations);
     // SAFETY: `state` points at a live map value.
@@ -140,8 +136,9 @@ fn window_crossed(workload: &Workload, now: u64, audit: bool) -> bool {
         count: number + 1,
         since: taken.wrapping_sub(number),
         forgiven,
-        ruleset: workload.ruleset,
-        audit,
+        // That by which the attempt was judged, and not that of a swap since.
+        ruleset: attempt.ruleset,
+        audit: attempt.audit,
         crossed: false,
     };
     // SAFETY: `step` has the signature that `bpf_loop` calls, with the pointer given here.
@@ -226,7 +223,7 @@ fn record(workload: &Workload, attempt: &Attempt, now: u64, crossed: bool) {
         destination: attempt.destination.to_bytes(),
         process: attempt.process,
         slot: workload.slot,
-        generation: workload.generation,
+        generation: attempt.generation,
         rule: attempt.verdict.rule,
         source_port: attempt.source_port,
         port: attempt.port,
