@@ -74,9 +74,9 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
         return PROCEED;
     }
     let audit = workload.is_audit();
-    let mut attempt = Attempt::unsent(&workload, destination, IPPROTO_TCP, port, verdict, current_process());
+    let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
     attempt.audit = audit;
-    count(&attempt);
+    count(&workload, &attempt);
     if let Some(socket) = socket {
         remember_counted(socket, destination, IPPROTO_TCP, port, COUNTED_FLOW);
     }
@@ -112,7 +112,7 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         bump!(workload, replies_refused);
         return REFUSE;
     }
-    count(&Attempt::unsent(&workload, destination, protocol, port, verdict, current_process()));
+    count(&workload, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
     if let Some(socket) = socket {
         remember_counted(socket, destination, protocol, port, COUNTED_DATAGRAM);
     }

@@ -91,14 +91,8 @@ fn refuse(
         bump!(workload, replies_refused);
         return outcome;
     }
-    let mut attempt = Attempt::unsent(
-        workload,
-        packet.destination,
-        packet.protocol,
-        packet.port,
-        verdict,
-        Default::default(),
-    );
+    let mut attempt =
+        Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
     if let Some(socket) = socket {
         if socket.flags & SOCKET_TCP != 0 {
             if already_counted(socket, packet) {
@@ -113,6 +107,6 @@ fn refuse(
     attempt.source = packet.source;
     attempt.source_port = packet.source_port;
     attempt.audit = audit;
-    count(&attempt);
+    count(workload, &attempt);
     outcome
 }

@@ -24,9 +24,6 @@ pub(crate) struct Attempt {
     pub(crate) port: u16,
     pub(crate) protocol: u8,
     pub(crate) audit: bool,
-    slot: u32,
-    ruleset: u32,
-    generation: u32,
 }
 
 const NO_ADDRESS: Address = Address { high: 0, low: 0 };
@@ -35,7 +32,6 @@ impl Attempt {
     /// One whose source is not chosen yet.
     #[inline(always)]
     pub(crate) fn unsent(
-        workload: &Workload,
         destination: Address,
         protocol: u8,
         port: u16,
@@ -51,34 +47,33 @@ impl Attempt {
             port,
             protocol,
             audit: false,
-            slot: workload.slot,
-            ruleset: workload.ruleset,
-            generation: workload.generation,
         }
     }
 }
 
 /// Counts a violation, and quarantines the workload there and then when it crosses a threshold.
 #[inline(always)]
-pub(crate) fn count(attempt: &Attempt) {
+pub(crate) fn count(workload: &Workload, attempt: &Attempt) {
+    // In registers and not in `attempt`: the stack of connect6 has no room left below Linux 6.12.
+    let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
     // SAFETY: `attempt` is on the program's stack.
-    unsafe { count_violation(attempt) };
+    unsafe { count_violation(place, workload.generation, attempt) };
 }
 
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn count_violation(attempt: *const Attempt) -> u32 {
+unsafe extern "C" fn count_violation(place: u64, generation: u32, attempt: *const Attempt) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(attempt) = (unsafe { attempt.as_ref() }) else { return 0 };
-    let Some(workload) = &Workload::at(attempt.slot) else { return 0 };
+    let Some(workload) = &Workload::at(place as u32) else { return 0 };
     let now = boot_ns();
     let reason = bounded(attempt.verdict.reason as usize, REASON_SLOTS);
     let protocol = bounded(Protocol::from_ip(attempt.protocol) as usize, Protocol::ALL.len());
     bump!(workload, counts[reason][protocol]);
     count_destination(workload, attempt);
-    let crossed = window_crossed(workload, now, attempt);
-    record(workload, attempt, now, crossed);
+    let crossed = window_crossed(workload, now, (place >> 32) as u32, attempt.audit);
+    record(workload, generation, attempt, now, crossed);
     0
 }
 
@@ -121,7 +116,7 @@ fn count_known(key: &RefusedKey) -> bool {
 //
 // The ring holds twice the largest N: a place is overwritten only when 256 further violations were in flight.
 #[inline(always)]
-fn window_crossed(workload: &Workload, now: u64, attempt: &Attempt) -> bool {
+fn window_crossed(workload: &Workload, now: u64, ruleset: u32, audit: bool) -> bool {
     let state = workload.state;
     let number = bump!(workload, violations);
     // SAFETY: `state` points at a live map value.
@@ -137,8 +132,8 @@ fn window_crossed(workload: &Workload, now: u64, attempt: &Attempt) -> bool {
         since: taken.wrapping_sub(number),
         forgiven,
         // That by which the attempt was judged, and not that of a swap since.
-        ruleset: attempt.ruleset,
-        audit: attempt.audit,
+        ruleset,
+        audit,
         crossed: false,
     };
     // SAFETY: `step` has the signature that `bpf_loop` calls, with the pointer given here.
@@ -206,7 +201,7 @@ fn fire(state: *mut State, rule: u32, now: u64, audit: bool) -> bool {
 }
 
 #[inline(always)]
-fn record(workload: &Workload, attempt: &Attempt, now: u64, crossed: bool) {
+fn record(workload: &Workload, generation: u32, attempt: &Attempt, now: u64, crossed: bool) {
     let state = workload.state;
     // The record that tells of the quarantine is written even when the bucket is empty.
     if !(crossed || take_token(state, now)) {
@@ -223,7 +218,7 @@ fn record(workload: &Workload, attempt: &Attempt, now: u64, crossed: bool) {
         destination: attempt.destination.to_bytes(),
         process: attempt.process,
         slot: workload.slot,
-        generation: attempt.generation,
+        generation,
         rule: attempt.verdict.rule,
         source_port: attempt.source_port,
         port: attempt.port,
