@@ -10,6 +10,7 @@
 pub mod address;
 pub mod decide;
 pub mod limits;
+pub mod link;
 pub mod packet;
 pub mod reason;
 pub mod ruleset;
@@ -21,4 +22,4 @@ pub use reason::{Protocol, Reason};
 
 /// Version of everything that user space and kernel exchange through maps. A change of any layout in this crate
 /// changes this number; [`state`] asserts the sizes that belong to it.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

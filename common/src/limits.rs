@@ -19,6 +19,16 @@ pub const WINDOW_PLACES: usize = 2 * MAX_WINDOW as usize;
 pub const MAX_WORKLOADS: u32 = 1024;
 /// Addresses and uplinks of all workloads' network namespaces together.
 pub const MAX_LOCALS: u32 = MAX_WORKLOADS * 16;
+/// Interfaces with a backstop.
+pub const MAX_INTERFACES: u32 = MAX_WORKLOADS * 2;
+/// Workloads that may share one network namespace.
+pub const INTERFACE_WORKLOADS: usize = 4;
+/// Addresses of a namespace that stand beside its interface; the rest is looked up in the table of addresses.
+pub const INTERFACE_ADDRESSES: usize = 8;
+/// Notes of an interface.
+pub const NOTES: usize = 256;
+/// How long a note counts.
+pub const NOTE_NS: u64 = 2_000_000_000;
 /// Depth to which a cgroup's ancestors are walked.
 pub const MAX_CGROUP_DEPTH: i32 = 32;
 /// Records that a workload may write at once before the token bucket limits it.

@@ -34,6 +34,10 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
+    /// 1 for the first fragment of a packet that goes on, else 0.
+    pub fragment: u8,
+    /// Zero.
+    pub reserved: u8,
     /// Source port; 0 where the protocol has none.
     pub source_port: u16,
     /// Destination port; the type for ICMP; 0 where the protocol has neither.
@@ -82,7 +86,7 @@ pub fn outline<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
         }
         _ => return None,
     };
-    Some(Packet { source, destination, protocol, tcp_flags: 0, source_port: 0, port: 0 })
+    Some(Packet { source, destination, protocol, tcp_flags: 0, fragment: 0, reserved: 0, source_port: 0, port: 0 })
 }
 
 #[inline(always)]
@@ -104,6 +108,8 @@ struct Network {
     protocol: u8,
     /// Offset of the transport header.
     offset: u32,
+    /// 1 for the first fragment of a packet that goes on, else 0.
+    fragment: u8,
 }
 
 #[inline(always)]
@@ -114,7 +120,8 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
         0..5 => return Err(Reason::Malformed),
         _ => return Err(Reason::IpOptions),
     }
-    if u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0 {
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    if fragment & 0x1fff != 0 {
         return Err(Reason::Fragment);
     }
     Ok(Network {
@@ -122,6 +129,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
         destination: v4_address(&header, 16),
         protocol: header[9],
         offset: 20,
+        fragment: u8::from(fragment & 0x2000 != 0),
     })
 }
 
@@ -135,15 +143,18 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     }
     let mut protocol = header[6];
     let mut offset = 40u32;
+    let mut fragment = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !matches!(protocol, HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT) {
             break;
         }
         let extension = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
         if protocol == FRAGMENT {
-            if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+            let place = u16::from_be_bytes([extension[2], extension[3]]);
+            if place & 0xfff8 != 0 {
                 return Err(Reason::Fragment);
             }
+            fragment |= (place & 1) as u8;
             offset += 8;
         } else {
             offset += (u32::from(extension[1]) + 1) * 8;
@@ -153,14 +164,14 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     match protocol {
         ROUTING => Err(Reason::RoutingHeader),
         HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT => Err(Reason::Malformed),
-        _ => Ok(Network { source, destination, protocol, offset }),
+        _ => Ok(Network { source, destination, protocol, offset, fragment }),
     }
 }
 
 #[inline(always)]
 fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, Reason> {
-    let Network { source, destination, protocol, offset } = *network;
-    let mut packet = Packet { source, destination, protocol, tcp_flags: 0, source_port: 0, port: 0 };
+    let Network { source, destination, protocol, offset, fragment } = *network;
+    let mut packet = Packet { source, destination, protocol, tcp_flags: 0, fragment, reserved: 0, source_port: 0, port: 0 };
     match protocol {
         IPPROTO_TCP | IPPROTO_UDP => {
             let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
@@ -178,4 +189,21 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, 
         _ => {}
     }
     Ok(packet)
+}
+
+/// The identification of a fragment, first or later: with source, destination and protocol it tells to which packet it
+/// belongs. `None` where the packet is none, or hides it behind other extension headers.
+#[inline(always)]
+pub fn fragment_of<B: Bytes + ?Sized>(bytes: &B) -> Option<u32> {
+    let [first] = bytes.load::<1>(0)?;
+    if first >> 4 == 4 {
+        let [a, b, flags, place] = bytes.load::<4>(4)?;
+        let is_fragment = u16::from_be_bytes([flags, place]) & 0x3fff != 0;
+        return if is_fragment { Some(u32::from(u16::from_be_bytes([a, b]))) } else { None };
+    }
+    let [next] = bytes.load::<1>(6)?;
+    if next != FRAGMENT {
+        return None;
+    }
+    Some(u32::from_be_bytes(bytes.load::<4>(44)?))
 }

@@ -57,7 +57,7 @@ reasons! {
     NoRuleset = 10, "no_ruleset";
     /// The policy does not let the workload use the loopback interface.
     LoopbackDenied = 11, "loopback_denied";
-    /// The packet's source is not an address of the workload.
+    /// The packet's source is not an address of the workload, or its destination is one.
     SourceSpoofed = 12, "source_spoofed";
     /// The packet carries IPv4 options, which can hide where it goes.
     IpOptions = 13, "ip_options";
@@ -67,6 +67,8 @@ reasons! {
     Fragment = 15, "fragment";
     /// The packet's headers cannot be followed to the end.
     Malformed = 16, "malformed";
+    /// A socket of a type or protocol that cannot be judged.
+    SocketType = 17, "socket_type";
 }
 
 /// Number of reasons: the size of the counters' first dimension, with room to grow within one ABI version.

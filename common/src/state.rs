@@ -1,7 +1,7 @@
 //! Records that the kernel programs and the agent share through maps. None has implicit padding; their sizes are
 //! checked when this crate is compiled.
 
-use crate::limits::{UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS, WINDOW_PLACES};
+use crate::limits::{INTERFACE_ADDRESSES, INTERFACE_WORKLOADS, NOTE_NS, NOTES, UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS, WINDOW_PLACES};
 use crate::reason::{Protocol, REASON_SLOTS};
 
 /// Length of a task's name in the kernel, with the closing zero.
@@ -190,6 +190,62 @@ pub struct LocalKey {
     pub interface: u32,
 }
 
+/// The host's end of a wire that leads into workloads' network namespace. Keyed by the interface's index.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Interface {
+    /// Slots plus 1 of the workloads behind it; 0 where there is none. The first one's policy applies to what no socket
+    /// tells whose it is, then the others'.
+    pub slots: [u32; INTERFACE_WORKLOADS],
+    /// The kernel's number for the namespace behind it, as seen from this end; -1 where there is none.
+    pub namespace: i32,
+    /// How many of the addresses are in use.
+    pub count: u32,
+    /// The addresses behind it, in network byte order. Those that find no place stand in the table of addresses alone.
+    pub addresses: [[u8; 16]; INTERFACE_ADDRESSES],
+    /// What was seen a moment ago and has to be remembered for a moment.
+    pub notes: [Note; NOTES],
+}
+
+/// A packet that was seen on a wire, so that one which belongs to it may pass without a socket.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Note {
+    /// The far end's address, in network byte order.
+    pub peer: [u8; 16],
+    /// Which packet, as [`note_key`] makes it.
+    pub key: u64,
+    /// Boot time in nanoseconds when it was seen; 0 when the place is free, [`NOTE_BUSY`] while it is being written.
+    pub seen: u64,
+}
+
+/// Stands for the time of a note that a processor is writing.
+pub const NOTE_BUSY: u64 = u64::MAX;
+/// Beside the protocol in [`note_key`]: the first fragment of a packet.
+pub const NOTE_FRAGMENT: u32 = 1 << 8;
+
+/// What a note is about: a protocol and, with it, the two ports, the identification of an echo, or that of a fragment.
+#[inline(always)]
+#[must_use]
+pub const fn note_key(kind: u32, number: u32) -> u64 {
+    (kind as u64) << 32 | number as u64
+}
+
+/// The place of a note.
+#[inline(always)]
+#[must_use]
+pub const fn note_place(peer: crate::Address, key: u64) -> usize {
+    let mixed = (peer.high ^ peer.low ^ key.rotate_left(24)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as usize % NOTES
+}
+
+/// Does a note still count, that was made at `seen`? Both are boot times in nanoseconds.
+#[inline(always)]
+#[must_use]
+pub const fn note_counts(seen: u64, now: u64) -> bool {
+    seen != 0 && seen != NOTE_BUSY && now.saturating_sub(seen) < NOTE_NS
+}
+
 /// Key of the table of refused destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -277,7 +333,7 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 2);
+    assert!(crate::ABI_VERSION == 3);
     assert!(size_of::<Binding>() == 24);
     assert!(size_of::<State>() == 5248);
     assert!(size_of::<Process>() == 24);
@@ -286,6 +342,8 @@ const _: () = {
     assert!(size_of::<UdpFlows>() == 16384);
     assert!(size_of::<CgroupEvent>() == 528);
     assert!(size_of::<LocalKey>() == 24);
+    assert!(size_of::<Note>() == 32);
+    assert!(size_of::<Interface>() == 8344);
     assert!(size_of::<RefusedKey>() == 32);
     assert!(size_of::<Record>() == 88);
     assert!(size_of::<WallClock>() == 16);

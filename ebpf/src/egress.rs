@@ -11,7 +11,7 @@ use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, Sock
 use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
 };
-use crate::shared::{NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
+use crate::shared::{NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
 
@@ -35,7 +35,7 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
         }
     };
     let mut packet = NO_PACKET;
-    let unreadable = walk(skb, &mut packet);
+    let unreadable = walk(skb, NO_LINK_HEADER, &mut packet);
     let answers_caller = is_listening(sk);
     if !unreadable.allows() {
         return refuse(&workload, socket, &packet, refused(unreadable), answers_caller);

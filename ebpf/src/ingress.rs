@@ -11,7 +11,7 @@ use egress_warden_common::ruleset::NO_RULE;
 use egress_warden_common::state::SOCKET_INBOUND;
 
 use crate::memory::{asked, learn_udp, stored};
-use crate::shared::{LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, is_listening, judge, walk};
+use crate::shared::{NO_LINK_HEADER, LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, is_listening, judge, walk};
 use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
@@ -44,7 +44,7 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     let Some(socket) = stored(sk) else { return PASS };
     let Some(workload) = Workload::of_socket(Some(socket)) else { return PASS };
     let mut packet = NO_PACKET;
-    if !walk(skb, &mut packet).allows() {
+    if !walk(skb, NO_LINK_HEADER, &mut packet).allows() {
         return PASS;
     }
     let own_namespace = in_own_namespace(workload.flags_of(socket));

@@ -8,15 +8,18 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros hand over the context by value")]
 
 mod atomic;
+mod backstop;
 mod cgroups;
 mod connect;
 mod egress;
 mod ingress;
 mod maps;
 mod memory;
+mod notes;
 mod rules;
 mod shared;
 mod socket;
+mod tuple;
 mod violation;
 mod workload;
 

@@ -9,9 +9,9 @@ use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::limits::{
-    CGROUPS_BYTES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
+    CGROUPS_BYTES, MAX_INTERFACES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
 };
-use egress_warden_common::state::{Binding, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
+use egress_warden_common::state::{Binding, Interface, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
 
 /// Cgroup id to slot.
 #[map]
@@ -32,6 +32,11 @@ pub(crate) static WORDS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 /// Addresses and uplinks of the workloads' own network namespaces.
 #[map]
 pub(crate) static LOCALS: HashMap<LocalKey, u8> = HashMap::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+
+/// The host's ends of the wires that lead to workloads.
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, Interface> =
+    HashMap::with_max_entries(MAX_INTERFACES, BPF_F_NO_PREALLOC);
 
 /// Refused attempts by destination.
 #[map]

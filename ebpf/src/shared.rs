@@ -17,12 +17,23 @@ use crate::rules::{KernelClock, KernelWords};
 use crate::workload::{Workload, in_own_namespace};
 
 /// The packet's bytes from the IP header on.
-struct PacketBytes(SkBuffContext);
+pub(crate) struct PacketBytes {
+    skb: SkBuffContext,
+    /// Bytes in front of it: none where a cgroup's programs look, the link's header on the way through an interface.
+    base: u32,
+}
+
+impl PacketBytes {
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff, base: u32) -> Self {
+        Self { skb: SkBuffContext::new(skb), base }
+    }
+}
 
 impl Bytes for PacketBytes {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.0.load(offset as usize).ok()
+        self.skb.load(self.base.wrapping_add(offset) as usize).ok()
     }
 }
 
@@ -39,22 +50,27 @@ pub(crate) fn full_socket(skb: *mut __sk_buff) -> *mut c_void {
     full.cast()
 }
 
+/// Where a cgroup's programs look, a packet begins with its IP header.
+pub(crate) const NO_LINK_HEADER: u32 = 0;
+
 /// A packet of which nothing is known.
 pub(crate) const NO_PACKET: Packet = Packet {
     source: Address { high: 0, low: 0 },
     destination: Address { high: 0, low: 0 },
     protocol: u8::MAX,
     tcp_flags: 0,
+    fragment: 0,
+    reserved: 0,
     source_port: 0,
     port: 0,
 };
 
-/// Walks the packet's headers. The result allows, or is the reason to refuse the packet; then `packet` holds at most what
-/// the fixed header says.
+/// Walks the packet's headers behind `base` bytes. The result allows, or is the reason to refuse the packet; then
+/// `packet` holds at most what the fixed header says.
 #[inline(always)]
-pub(crate) fn walk(skb: *mut __sk_buff, packet: &mut Packet) -> Reason {
+pub(crate) fn walk(skb: *mut __sk_buff, base: u32, packet: &mut Packet) -> Reason {
     // SAFETY: `skb` is the program's context and `packet` is on its stack.
-    let reason = unsafe { walk_packet(skb, packet) };
+    let reason = unsafe { walk_packet(skb, base, packet) };
     if reason == 0 { Reason::Allowed } else { refusal(reason) }
 }
 
@@ -65,10 +81,10 @@ fn refusal(number: u32) -> Reason {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn walk_packet(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+unsafe extern "C" fn walk_packet(skb: *mut __sk_buff, base: u32, packet: *mut Packet) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(packet) = (unsafe { packet.as_mut() }) else { return Reason::Malformed as u32 };
-    let bytes = PacketBytes(SkBuffContext::new(skb));
+    let bytes = PacketBytes::new(skb, base);
     match parse(&bytes) {
         Ok(found) => {
             *packet = found;

@@ -58,7 +58,7 @@ impl Workload {
     }
 
     #[inline(always)]
-    fn known(slot_plus_one: u32) -> Option<Self> {
+    pub(crate) fn known(slot_plus_one: u32) -> Option<Self> {
         if slot_plus_one == 0 { None } else { Self::at(slot_plus_one - 1) }
     }
 

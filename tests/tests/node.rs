@@ -7,6 +7,8 @@ mod support;
 
 #[path = "node/adoption.rs"]
 mod adoption;
+#[path = "node/backstop.rs"]
+mod backstop;
 #[path = "node/figures.rs"]
 mod figures;
 #[path = "node/release.rs"]

@@ -47,6 +47,10 @@ pub const HOOKS: [Hook; 9] = [
     hook("sendmsg6", "cgroup/sendmsg6", 15),
 ];
 
+/// Those on the host's end of a workload's wire, in the order of attaching.
+pub(super) const INTERFACE_HOOKS: [Hook; 2] =
+    [hook("backstop", "tc/ingress", 46), hook("callers", "tc/egress", 47)];
+
 /// A cgroup above the workload's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ancestor(pub PathBuf);

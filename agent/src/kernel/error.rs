@@ -88,6 +88,17 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// Attaching to an interface, or taking off.
+    #[error("cannot change the {hook} program of interface {index}: {source}")]
+    Interface {
+        /// Its index.
+        index: u32,
+        /// The hook.
+        hook: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The programs on a cgroup could not be listed.
     #[error("cannot list the {hook} programs on cgroup {}: {source}", path.display())]
     Query {

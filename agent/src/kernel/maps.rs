@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, MapData};
 use egress_warden_common::Address;
 use egress_warden_common::limits::MAX_LOCALS;
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, LocalKey, Record, RefusedKey, State,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, LocalKey, Record, RefusedKey, State,
     WallClock,
 };
 
@@ -24,7 +24,7 @@ macro_rules! wire {
         unsafe impl Pod for Wire<$type> {}
     )+ };
 }
-wire!(State, LocalKey, RefusedKey, WallClock, Record, CgroupEvent);
+wire!(State, Interface, LocalKey, RefusedKey, WallClock, Record, CgroupEvent);
 
 /// Every map but the ring buffers.
 pub(super) struct Maps {
@@ -33,6 +33,7 @@ pub(super) struct Maps {
     pub(super) states: Array<MapData, Wire<State>>,
     pub(super) workloads: HashMap<MapData, u64, u32>,
     pub(super) locals: HashMap<MapData, Wire<LocalKey>, u8>,
+    pub(super) interfaces: HashMap<MapData, u32, Wire<Interface>>,
     pub(super) refused: HashMap<MapData, Wire<RefusedKey>, u64>,
     clock: Array<MapData, Wire<WallClock>>,
 }
@@ -45,6 +46,7 @@ impl Maps {
             states: take(ebpf, "STATES")?.try_into().map_err(KernelError::map("STATES"))?,
             workloads: take(ebpf, "WORKLOADS")?.try_into().map_err(KernelError::map("WORKLOADS"))?,
             locals: take(ebpf, "LOCALS")?.try_into().map_err(KernelError::map("LOCALS"))?,
+            interfaces: take(ebpf, "INTERFACES")?.try_into().map_err(KernelError::map("INTERFACES"))?,
             refused: take(ebpf, "REFUSED")?.try_into().map_err(KernelError::map("REFUSED"))?,
             clock: take(ebpf, "CLOCK")?.try_into().map_err(KernelError::map("CLOCK"))?,
         })

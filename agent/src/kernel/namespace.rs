@@ -13,11 +13,13 @@ use nix::net::if_::{Interface, if_nameindex};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 
+use super::interface::{self, NetworkInterface};
 use super::{KernelError, Probe};
 
 /// Linux's `SO_NETNS_COOKIE`; the libc crate does not name it on every target.
 const SO_NETNS_COOKIE: libc::c_int = 71;
-const LOOPBACK_INDEX: u32 = 1;
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+pub(super) const LOOPBACK_INDEX: u32 = 1;
 
 /// Facts about the network namespace that a workload runs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub struct OwnNamespace {
     pub addresses: Vec<IpAddr>,
     /// Its interfaces but loopback, by index: inbound flows are learnt on these.
     pub uplinks: Vec<u32>,
+    /// The same with where each of them ends; empty where nobody asked.
+    pub interfaces: Vec<NetworkInterface>,
+    /// The agent's own namespace's number for it; -1 where it has none.
+    pub number: i32,
 }
 
 impl OwnNamespace {
@@ -41,10 +47,17 @@ impl OwnNamespace {
         if !belongs_to_own_user_namespace(&file)? {
             return Ok(None);
         }
+        let own = File::open(OWN_NAMESPACE).map_err(failed(OWN_NAMESPACE))?;
+        let number = if is_same(&file, &own)? {
+            -1
+        } else {
+            interface::number_for(&file).map_err(failed("rtnetlink"))?
+        };
         // On a thread of its own, which ends there: this one stays where it is.
         let thread = thread::spawn(move || {
             setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| failed("setns")(error.into()))?;
-            Self::of_caller()
+            let interfaces = interface::interfaces(&own).map_err(failed("rtnetlink"))?;
+            Ok(Self { interfaces, number, ..Self::of_caller()? })
         });
         thread.join().map_err(|_| KernelError::Missing("a thread"))?.map(Some)
     }
@@ -66,7 +79,7 @@ impl OwnNamespace {
         let interfaces = if_nameindex().map_err(|error| failed("if_nameindex")(error.into()))?;
         let uplinks =
             interfaces.iter().map(Interface::index).filter(|index| *index != LOOPBACK_INDEX).collect();
-        Ok(Self { cookie: cookie()?, is_host: is_host()?, addresses, uplinks })
+        Ok(Self { cookie: cookie()?, is_host: is_host()?, addresses, uplinks, interfaces: Vec::new(), number: -1 })
     }
 }
 
@@ -81,6 +94,12 @@ fn subscribe() -> io::Result<OwnedFd> {
     let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
+}
+
+fn is_same(one: &File, other: &File) -> Result<bool, KernelError> {
+    let number =
+        |file: &File| file.metadata().map(|found| found.ino()).map_err(failed("a network namespace"));
+    Ok(number(one)? == number(other)?)
 }
 
 fn belongs_to_own_user_namespace(namespace: &File) -> Result<bool, KernelError> {
@@ -132,7 +151,7 @@ const FIXED_NUMBERS: (u32, u32) = (6, 18);
 // container's own. Where that cannot be read either, the answer is "host": then loopback needs a word in the policy
 // although it need not, which is the safe way to be wrong.
 fn is_host() -> Result<bool, KernelError> {
-    is_host_of(fs::metadata("/proc/thread-self/ns/net").map_err(failed("/proc/thread-self/ns/net"))?.ino())
+    is_host_of(fs::metadata(OWN_NAMESPACE).map_err(failed(OWN_NAMESPACE))?.ino())
 }
 
 /// Is the namespace with this number the host's?

@@ -13,7 +13,7 @@ use egress_warden_common::state::Record;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
-use super::attach::{HOOKS, attach};
+use super::attach::{HOOKS, Hook, INTERFACE_HOOKS, attach};
 use super::maps::{Maps, Wire};
 use super::{KernelError, Probe};
 
@@ -140,14 +140,16 @@ pub(super) fn load_object(
         .map_max_entries("STATES", sizes.workloads)
         .map_max_entries("REFUSED", sizes.refused_destinations);
     if pins.is_empty() {
-        // Nobody reads it where nothing outlives the caller.
-        loader.map_max_entries("CGROUPS", 4096);
+        // Nobody reads or writes them where nothing outlives the caller.
+        loader.map_max_entries("CGROUPS", 4096).map_max_entries("INTERFACES", 1);
     }
     for (map, pin) in pins {
         loader.map_pin_path(map, pin.clone());
     }
     let mut ebpf = loader.load(OBJECT).map_err(refused_object)?;
-    load_all(&mut ebpf)?;
+    // An interface outlives no command either.
+    let interfaces = if pins.is_empty() { &[][..] } else { &INTERFACE_HOOKS[..] };
+    load_all(&mut ebpf, &[&HOOKS[..], interfaces].concat())?;
     let logger = if log {
         Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
     } else {
@@ -176,16 +178,16 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelErr
 }
 
 // The verifier works on one program per processor at a time, and loading is most of what `exec` waits for.
-fn load_all(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+fn load_all(ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<(), KernelError> {
     thread::scope(|scope| {
         let loading: Vec<_> = ebpf
             .programs_mut()
             .filter_map(|(name, program)| {
-                let hook = HOOKS.iter().find(|hook| hook.program == name)?;
+                let hook = hooks.iter().find(|hook| hook.program == name)?;
                 Some((hook, scope.spawn(|| load(program))))
             })
             .collect();
-        if let Some(missing) = HOOKS.iter().find(|hook| !loading.iter().any(|(found, _)| found == hook)) {
+        if let Some(missing) = hooks.iter().find(|hook| !loading.iter().any(|(found, _)| found == hook)) {
             return Err(KernelError::Missing(missing.program));
         }
         for (hook, thread) in loading {
@@ -201,6 +203,7 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

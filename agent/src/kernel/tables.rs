@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{IterableMap, MapData, MapError};
 use egress_warden_common::limits::RECORDS_BYTES;
-use egress_warden_common::state::{LocalKey, RefusedKey, State};
+use egress_warden_common::state::{Interface, LocalKey, RefusedKey, State};
 use memmap2::MmapOptions;
 
 use super::KernelError;
@@ -46,6 +46,21 @@ impl Maps {
 
     pub(super) fn locals_capacity(&self) -> Result<u64, KernelError> {
         capacity(self.locals.map(), "LOCALS")
+    }
+
+    /// Tells the programs of an interface.
+    pub(super) fn list_interface(&mut self, index: u32, interface: Interface) -> Result<(), KernelError> {
+        let done = self.interfaces.insert(index, Wire(interface), 0);
+        done.map_err(|error| full_or(error, self.interfaces.map(), "INTERFACES"))
+    }
+
+    pub(super) fn unlist_interface(&mut self, index: u32) -> Result<(), KernelError> {
+        gone(self.interfaces.remove(&index)).map_err(KernelError::map("INTERFACES"))
+    }
+
+    pub(super) fn listed_interfaces(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
+        let listed = self.interfaces.iter().map(|entry| entry.map(|(index, interface)| (index, interface.0)));
+        listed.collect::<Result<_, _>>().map_err(KernelError::map("INTERFACES"))
     }
 
     /// The refused destinations of all workloads, with the number of attempts.

@@ -22,12 +22,13 @@ use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
 /// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 11] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
     "WORDS",
     "LOCALS",
+    "INTERFACES",
     "REFUSED",
     "RECORDS",
     "CLOCK",
@@ -66,6 +67,7 @@ impl Node {
             regions: Regions::new(maps.words.capacity()),
             slots: Slots::new(maps.bindings.capacity(), BTreeMap::new()),
             workloads: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
             watch: None,
             directory,
             programs,
@@ -88,6 +90,8 @@ impl Node {
         let listed = self.maps.listed_workloads()?;
         let linked = self.directory.linked()?;
         self.adopt_slots(&listed)?;
+        let taken: BTreeSet<u32> = self.workloads.values().map(|bound| bound.slot).collect();
+        self.adopt_backstops(|slot| taken.contains(&slot))?;
         let kept: BTreeSet<u64> = self.workloads.keys().copied().collect();
         for cgroup in linked.iter().filter(|cgroup| !kept.contains(cgroup)) {
             self.directory.remove_links(*cgroup)?;
@@ -113,7 +117,7 @@ impl Node {
         for (cgroup, slot) in listed {
             if *slot < capacity && !owners.contains_key(slot) {
                 owners.insert(*slot, *cgroup);
-                self.workloads.insert(*cgroup, Bound { slot: *slot, locals: Vec::new() });
+                self.workloads.insert(*cgroup, Bound { slot: *slot, locals: Vec::new(), backstops: None });
             } else {
                 self.maps.unlist_workload(*cgroup)?;
             }

@@ -1,6 +1,7 @@
 //! The directory with the pins: where it is, whose it is, what lies in it.
 //!
-//! `<bpffs>/<directory>/v<ABI version>/` holds `maps/<map>`, `programs/<program>` and `links/<cgroup id>/<program>`.
+//! `<bpffs>/<directory>/v<ABI version>/` holds `maps/<map>`, `programs/<program>`, `links/<cgroup id>/<program>` and
+//! `interfaces/<index>/<program>`.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,8 +13,9 @@ use rustix::fs::{FlockOperation, flock, statfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
-use super::NodeError;
 use super::link::Link;
+use super::{NodeError, tc};
+use crate::kernel::attach::INTERFACE_HOOKS;
 
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -84,7 +86,7 @@ impl Directory {
 
     /// Makes the directories of this version.
     pub(super) fn make_layout(&self) -> Result<(), NodeError> {
-        [self.maps(), self.programs(), self.links()].iter().try_for_each(|path| make(path))
+        [self.maps(), self.programs(), self.links(), self.interfaces()].iter().try_for_each(|path| make(path))
     }
 
     fn version(&self) -> PathBuf {
@@ -101,6 +103,25 @@ impl Directory {
 
     fn links(&self) -> PathBuf {
         self.version().join("links")
+    }
+
+    fn interfaces(&self) -> PathBuf {
+        self.version().join("interfaces")
+    }
+
+    /// Where the links of an interface are pinned. It is there as long as the interface has programs, pinned or not.
+    pub(super) fn interface(&self, index: u32) -> PathBuf {
+        self.interfaces().join(index.to_string())
+    }
+
+    /// The interfaces that have programs. What is no number is not ours, and stays.
+    pub(super) fn guarded(&self) -> Result<Vec<u32>, NodeError> {
+        Ok(entries(&self.interfaces())?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Removes the directory of an interface.
+    pub(super) fn remove_interface(&self, index: u32) -> Result<(), NodeError> {
+        remove_links(&self.interface(index))
     }
 
     /// Where the links of a cgroup are pinned.
@@ -126,6 +147,9 @@ impl Directory {
         for name in entries(&self.path)? {
             if name == own || (all_versions && name.starts_with('v')) {
                 let version = self.path.join(&name);
+                for interface in entries(&version.join("interfaces"))? {
+                    remove_backstop(&version.join("interfaces").join(&interface), &interface)?;
+                }
                 let links = version.join("links");
                 for cgroup in entries(&links)? {
                     remove_links(&links.join(cgroup))?;
@@ -150,6 +174,15 @@ impl Drop for Directory {
 
 fn version_name() -> String {
     format!("v{ABI_VERSION}")
+}
+
+fn remove_backstop(pins: &Path, index: &str) -> Result<(), NodeError> {
+    if let Ok(index) = index.parse() {
+        for hook in &INTERFACE_HOOKS {
+            tc::detach(pins, index, hook)?;
+        }
+    }
+    remove_links(pins)
 }
 
 fn make(path: &Path) -> Result<(), NodeError> {

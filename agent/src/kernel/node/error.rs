@@ -72,6 +72,9 @@ pub enum NodeError {
     /// No such workload.
     #[error("the cgroup with id {0} is not enforced")]
     NotEnforced(u64),
+    /// An interface leads to too many workloads.
+    #[error("more than {0} workloads share the network namespace behind it")]
+    Shared(usize),
     /// A ruleset without the length that its header tells.
     #[error("a ruleset of {0} words whose header tells otherwise: it was not compiled by this version")]
     Malformed(usize),

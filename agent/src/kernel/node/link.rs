@@ -15,6 +15,9 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_TCX: u32 = 11;
+/// In front of all that are attached already.
+const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// A link that is open.
 #[derive(Debug)]
@@ -29,20 +32,35 @@ pub(super) struct LinkInfo {
     /// Id of the program.
     pub(super) program: u32,
     reserved: u32,
-    /// Id of the cgroup; 0 when that is gone.
-    pub(super) cgroup: u64,
-    attach_type: u32,
-    padding: u32,
+    /// Of a cgroup: its id, 0 when that is gone, then the attach type. Of an interface: its index, 0 when that is gone, and
+    /// the attach type.
+    target: [u32; 4],
 }
 
 impl LinkInfo {
     /// Does it lead from this cgroup's hook?
     pub(super) fn is_at(&self, cgroup: u64, attach_type: u32) -> bool {
-        self.kind == BPF_LINK_TYPE_CGROUP && self.cgroup == cgroup && self.attach_type == attach_type
+        let id = u64::from(self.target[0]) | u64::from(self.target[1]) << 32;
+        self.kind == BPF_LINK_TYPE_CGROUP && id == cgroup && self.target[2] == attach_type
+    }
+
+    /// Does it lead from this interface's hook?
+    pub(super) fn is_on(&self, interface: u32, attach_type: u32) -> bool {
+        self.kind == BPF_LINK_TYPE_TCX && self.target[..2] == [interface, attach_type]
     }
 }
 
 #[repr(C)]
+#[derive(Default)]
+struct OnInterface {
+    attr: CreateAttr,
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct CreateAttr {
     program: u32,
     target: u32,
@@ -81,6 +99,13 @@ impl Link {
     ) -> io::Result<Self> {
         let mut attr = CreateAttr { program: number(program), target: number(cgroup), attach_type, flags: 0 };
         bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+    }
+
+    /// Attaches a program to an interface of the caller's network namespace, in front of whatever else is attached.
+    pub(super) fn create_on(program: BorrowedFd<'_>, interface: u32, attach_type: u32) -> io::Result<Self> {
+        let attr = CreateAttr { program: number(program), target: interface, attach_type, flags: BPF_F_BEFORE };
+        // Behind it: before nobody in particular, and whatever the revision is.
+        bpf(BPF_LINK_CREATE, &mut OnInterface { attr, ..OnInterface::default() }).map(owned)
     }
 
     /// Opens a pinned one.

@@ -5,6 +5,7 @@
 //! keeps no file of its own. Whatever a killed agent left half-done is finished or taken back then.
 
 mod adopt;
+mod backstop;
 mod cgroup;
 mod directory;
 mod error;
@@ -14,6 +15,7 @@ mod programs;
 mod read;
 mod regions;
 mod slots;
+mod tc;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +25,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, RingBuf};
 use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS};
 use egress_warden_common::ruleset::{FLAGS, FLAGS_MARK, HEADER_WORDS, LENGTH, VERSION};
-use egress_warden_common::state::{Binding, LocalKey};
+use egress_warden_common::state::{Binding, Interface, LocalKey};
 
 use self::directory::Directory;
 use self::programs::Programs;
@@ -36,6 +38,7 @@ use super::object::Logger;
 use super::{KernelError, OwnNamespace, Sizes};
 
 pub use adopt::Adopted;
+pub use backstop::Backstop;
 pub use error::NodeError;
 pub use read::BY_HAND;
 
@@ -74,6 +77,8 @@ pub struct Node {
     regions: Regions,
     slots: Slots,
     workloads: BTreeMap<u64, Bound>,
+    /// The host's ends of workloads' wires, as they are listed.
+    interfaces: BTreeMap<u32, Interface>,
 }
 
 /// What is known of a workload beside its binding.
@@ -81,6 +86,8 @@ pub struct Node {
 struct Bound {
     slot: u32,
     locals: Vec<LocalKey>,
+    /// `None` while its network is not known.
+    backstops: Option<Vec<Backstop>>,
 }
 
 impl Node {
@@ -132,7 +139,7 @@ impl Node {
             }
         };
         self.regions.refer(region.base);
-        self.workloads.insert(cgroup_id, Bound { slot, locals: Vec::new() });
+        self.workloads.insert(cgroup_id, Bound { slot, locals: Vec::new(), backstops: None });
         // Bound before attached: a program that runs finds its workload complete.
         let done = self
             .bind(cgroup_id, slot, region.base, namespace)
@@ -187,12 +194,25 @@ impl Node {
         }
         let (stay, gone): (Vec<_>, Vec<_>) = bound.locals.drain(..).partition(|key| keys.contains(key));
         bound.locals = stay;
-        gone.iter().try_for_each(|key| self.maps.unlist_local(*key)).map_err(NodeError::from)
+        gone.iter().try_for_each(|key| self.maps.unlist_local(*key))?;
+        let backstops = self.set_backstop(cgroup_id, namespace)?;
+        if let Some(bound) = self.workloads.get_mut(&cgroup_id) {
+            bound.backstops = Some(backstops);
+        }
+        Ok(())
+    }
+
+    /// The interfaces by which a workload reaches the world, each with its backstop or why it has none; `None` while its
+    /// network is not known.
+    pub fn backstops(&self, cgroup_id: u64) -> Option<&[Backstop]> {
+        self.workloads.get(&cgroup_id)?.backstops.as_deref()
     }
 
     /// Ends the enforcement of a cgroup, whether that still exists or not.
     pub fn release(&mut self, cgroup_id: u64) -> Result<(), NodeError> {
         let slot = self.slot(cgroup_id)?;
+        // First: what it guards would otherwise be judged by a policy that is gone, which refuses everything.
+        self.clear_backstop(slot)?;
         self.directory.remove_links(cgroup_id)?;
         self.maps.unlist_workload(cgroup_id)?;
         let binding = self.maps.bindings.get(slot)?;

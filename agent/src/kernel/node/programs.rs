@@ -12,10 +12,10 @@ use super::NodeError;
 use super::directory::Directory;
 use super::link::Link;
 use crate::kernel::KernelError;
-use crate::kernel::attach::{HOOKS, Hook};
+use crate::kernel::attach::{HOOKS, Hook, INTERFACE_HOOKS};
 use crate::kernel::object::refused_program;
 
-/// The programs of all hooks, in the order of [`HOOKS`].
+/// The programs of all hooks, in the order of [`HOOKS`], then in that of [`INTERFACE_HOOKS`].
 #[derive(Debug)]
 pub(super) struct Programs {
     all: Vec<Loaded>,
@@ -43,7 +43,7 @@ impl Programs {
         };
         let mut own = Vec::new();
         let mut pinned = Vec::new();
-        for hook in &HOOKS {
+        for hook in hooks() {
             let program = ebpf.program(hook.program).ok_or(KernelError::Missing(hook.program))?;
             let info = program.info().map_err(failed(hook))?;
             if let Ok(found) = ProgramInfo::from_pin(directory.programs().join(hook.program))
@@ -53,8 +53,14 @@ impl Programs {
             }
             own.push(Loaded::new(&info).map_err(failed(hook))?);
         }
-        let new = replace || pinned.len() < HOOKS.len();
+        let new = replace || pinned.len() < own.len();
         Ok(Self { all: if new { own } else { pinned }, new })
+    }
+
+    /// Those of an interface, with their hooks.
+    pub(super) fn of_interface(&self) -> impl Iterator<Item = (&'static Hook, BorrowedFd<'_>, u32)> {
+        let programs = self.all.iter().skip(HOOKS.len());
+        INTERFACE_HOOKS.iter().zip(programs).map(|(hook, program)| (hook, program.fd.as_fd(), program.id))
     }
 
     /// Makes sure that a cgroup is linked to the program of every hook.
@@ -83,7 +89,7 @@ impl Programs {
         if !self.new {
             return Ok(());
         }
-        for hook in &HOOKS {
+        for hook in hooks() {
             let pin = directory.programs().join(hook.program);
             let program = ebpf.program_mut(hook.program).ok_or(KernelError::Missing(hook.program))?;
             remove(&pin)?;
@@ -93,6 +99,10 @@ impl Programs {
         self.new = false;
         Ok(())
     }
+}
+
+fn hooks() -> impl Iterator<Item = &'static Hook> {
+    HOOKS.iter().chain(&INTERFACE_HOOKS)
 }
 
 impl Loaded {
@@ -132,7 +142,7 @@ fn keep(pin: &Path, cgroup: u64, hook: &Hook, program: &Loaded) -> Result<bool, 
     Ok(true)
 }
 
-fn remove(pin: &Path) -> Result<(), NodeError> {
+pub(super) fn remove(pin: &Path) -> Result<(), NodeError> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(NodeError::pin("remove", pin)(error)),
         _ => Ok(()),
