@@ -53,7 +53,8 @@ pub fn neighbour<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, mac: [u8; 6]) ->
         }
         _ if next != IPPROTO_ICMPV6 || hops != 255 => None,
         ROUTER_SOLICITATION => {
-            let plain = multicast && (length == 8 || (length == 16 && option(bytes, 48, OWN_LINK_ADDRESS, mac)));
+            let plain =
+                multicast && (length == 8 || (length == 16 && option(bytes, 48, OWN_LINK_ADDRESS, mac)));
             if plain { Some(packet.source) } else { None }
         }
         NEIGHBOUR_SOLICITATION => {

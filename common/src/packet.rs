@@ -86,7 +86,16 @@ pub fn outline<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
         }
         _ => return None,
     };
-    Some(Packet { source, destination, protocol, tcp_flags: 0, fragment: 0, reserved: 0, source_port: 0, port: 0 })
+    Some(Packet {
+        source,
+        destination,
+        protocol,
+        tcp_flags: 0,
+        fragment: 0,
+        reserved: 0,
+        source_port: 0,
+        port: 0,
+    })
 }
 
 #[inline(always)]
@@ -171,7 +180,16 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
 #[inline(always)]
 fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, Reason> {
     let Network { source, destination, protocol, offset, fragment } = *network;
-    let mut packet = Packet { source, destination, protocol, tcp_flags: 0, fragment, reserved: 0, source_port: 0, port: 0 };
+    let mut packet = Packet {
+        source,
+        destination,
+        protocol,
+        tcp_flags: 0,
+        fragment,
+        reserved: 0,
+        source_port: 0,
+        port: 0,
+    };
     match protocol {
         IPPROTO_TCP | IPPROTO_UDP => {
             let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;

@@ -1,7 +1,10 @@
 //! Records that the kernel programs and the agent share through maps. None has implicit padding; their sizes are
 //! checked when this crate is compiled.
 
-use crate::limits::{INTERFACE_ADDRESSES, INTERFACE_WORKLOADS, NOTE_NS, NOTES, UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS, WINDOW_PLACES};
+use crate::limits::{
+    INTERFACE_ADDRESSES, INTERFACE_WORKLOADS, NOTE_NS, NOTES, UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS,
+    WINDOW_PLACES,
+};
 use crate::reason::{Protocol, REASON_SLOTS};
 
 /// Length of a task's name in the kernel, with the closing zero.
@@ -221,7 +224,7 @@ pub struct Note {
 
 /// Stands for the time of a note that a processor is writing.
 pub const NOTE_BUSY: u64 = u64::MAX;
-/// Beside the protocol in [`note_key`]: the first fragment of a packet.
+/// Stands for the protocol in [`note_key`]: the first fragment of a packet.
 pub const NOTE_FRAGMENT: u32 = 1 << 8;
 
 /// What a note is about: a protocol and, with it, the two ports, the identification of an echo, or that of a fragment.

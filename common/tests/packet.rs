@@ -30,8 +30,16 @@ struct Built {
 
 fn transport(protocol: u8, source_port: u16, port: u16, flags: u8) -> (Vec<u8>, usize, Packet) {
     let nowhere = Address::v4(0);
-    let mut packet =
-        Packet { source: nowhere, destination: nowhere, protocol, tcp_flags: 0, fragment: 0, reserved: 0, source_port: 0, port: 0 };
+    let mut packet = Packet {
+        source: nowhere,
+        destination: nowhere,
+        protocol,
+        tcp_flags: 0,
+        fragment: 0,
+        reserved: 0,
+        source_port: 0,
+        port: 0,
+    };
     let mut bytes = vec![0xee; 24];
     let needed = match protocol {
         TCP | UDP => {

@@ -122,8 +122,9 @@ fn is_packet_socket(skb: *mut __sk_buff) -> bool {
     }
 }
 
-/// The workload whose policy applies: the socket's, or else the first one behind the interface. Tells also whether a socket
-/// said so. What the kernel sends by itself belongs to a socket outside of every workload.
+/// The workload whose policy applies: the socket's, or else the first one behind the interface. Tells also whether one of
+/// the workload's sockets sent the frame. What the kernel sends by itself belongs to a socket outside of every workload, or
+/// to a connection that has no socket yet or any more.
 #[inline(always)]
 fn whose(skb: *mut __sk_buff, sk: *mut c_void, interface: *mut Interface) -> Option<(Workload, bool)> {
     if let Some(workload) = Workload::of_socket(stored(sk).as_deref()) {
@@ -133,7 +134,7 @@ fn whose(skb: *mut __sk_buff, sk: *mut c_void, interface: *mut Interface) -> Opt
     if !unsafe { (*skb).__bindgen_anon_2.sk }.is_null()
         && let Some(workload) = Workload::of_packet(skb)
     {
-        return Some((workload, true));
+        return Some((workload, !sk.is_null()));
     }
     // SAFETY: a live map value.
     let slot = unsafe { (*interface).slots[0] };
@@ -298,17 +299,14 @@ impl Sender {
     #[inline(always)]
     fn note_fragment(&self, packet: &Packet) {
         if let Some(id) = fragment_of(&PacketBytes::new(self.skb, ETHERNET)) {
-            note(self.interface, packet.destination, note_key(NOTE_FRAGMENT | u32::from(packet.protocol), id));
+            note(self.interface, packet.destination, note_key(NOTE_FRAGMENT, id));
         }
     }
 
     #[inline(always)]
     fn is_noted_fragment(&self, packet: &Packet) -> bool {
         match fragment_of(&PacketBytes::new(self.skb, ETHERNET)) {
-            Some(id) => {
-                let key = note_key(NOTE_FRAGMENT | u32::from(packet.protocol), id);
-                noted(self.interface, packet.destination, key)
-            }
+            Some(id) => noted(self.interface, packet.destination, note_key(NOTE_FRAGMENT, id)),
             None => false,
         }
     }
@@ -353,7 +351,8 @@ fn is_chatter(packet: &Packet) -> bool {
     }
 }
 
-/// Does this packet go to the one that the socket is connected with, between the socket's own ports?
+/// Does this packet go to the one that the socket is connected with? (Its own port may be given back already while its last
+/// packets are on their way.)
 #[inline(always)]
 fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     if sk.is_null() {
@@ -362,19 +361,14 @@ fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     let full: *const bpf_sock = sk.cast();
     // SAFETY: fields of a full socket.
     unsafe {
-        if u16::from_be((*full).dst_port) != packet.port || (*full).src_port != u32::from(packet.source_port) {
+        if u16::from_be((*full).dst_port) != packet.port {
             return false;
         }
         match packet.destination.as_v4() {
             Some(v4) => u32::from_be((*full).dst_ip4) == v4,
             None => {
-                let words = [
-                    (*full).dst_ip6[0],
-                    (*full).dst_ip6[1],
-                    (*full).dst_ip6[2],
-                    (*full).dst_ip6[3],
-                ]
-                .map(|word| u64::from(u32::from_be(word)));
+                let words = [(*full).dst_ip6[0], (*full).dst_ip6[1], (*full).dst_ip6[2], (*full).dst_ip6[3]]
+                    .map(|word| u64::from(u32::from_be(word)));
                 packet.destination
                     == Address { high: words[0] << 32 | words[1], low: words[2] << 32 | words[3] }
             }

@@ -11,7 +11,9 @@ use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, Sock
 use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
 };
-use crate::shared::{NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk};
+use crate::shared::{
+    NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk,
+};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
 

@@ -11,7 +11,9 @@ use egress_warden_common::ruleset::NO_RULE;
 use egress_warden_common::state::SOCKET_INBOUND;
 
 use crate::memory::{asked, learn_udp, stored};
-use crate::shared::{NO_LINK_HEADER, LOOPBACK_INTERFACE, NO_PACKET, forged, full_socket, is_listening, judge, walk};
+use crate::shared::{
+    LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, forged, full_socket, is_listening, judge, walk,
+};
 use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;

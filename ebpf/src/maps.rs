@@ -11,7 +11,9 @@ use core::ptr;
 use egress_warden_common::limits::{
     CGROUPS_BYTES, MAX_INTERFACES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
 };
-use egress_warden_common::state::{Binding, Interface, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock};
+use egress_warden_common::state::{
+    Binding, Interface, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
+};
 
 /// Cgroup id to slot.
 #[map]

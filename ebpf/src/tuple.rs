@@ -2,8 +2,8 @@
 //! kernel answers for a connection in its first or last state has none to show.
 
 use aya_ebpf::bindings::{
-    __sk_buff, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    __sk_buff, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_sk_release, bpf_skc_lookup_tcp};
 use egress_warden_common::packet::Packet;
@@ -73,8 +73,12 @@ fn tuple_of(packet: &Packet) -> (bpf_sock_tuple, u32) {
     let (sport, dport) = (packet.port.to_be(), packet.source_port.to_be());
     let (far, near) = (packet.destination, packet.source);
     if let (Some(far), Some(near)) = (far.as_v4(), near.as_v4()) {
-        let ipv4 =
-            bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: far.to_be(), daddr: near.to_be(), sport, dport };
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            saddr: far.to_be(),
+            daddr: near.to_be(),
+            sport,
+            dport,
+        };
         let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
         return (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 } }, size);
     }
@@ -86,7 +90,8 @@ fn tuple_of(packet: &Packet) -> (bpf_sock_tuple, u32) {
             (address.low as u32).to_be(),
         ]
     };
-    let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: words(far), daddr: words(near), sport, dport };
+    let ipv6 =
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: words(far), daddr: words(near), sport, dport };
     let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
     (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } }, size)
 }

@@ -126,14 +126,14 @@ fn names(node: &Node, key: &str, report: &mut Report) -> Option<Vec<Located<Stri
 /// The keys that are validated here and enforced later.
 fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let mut later = Vec::new();
-    let mut add = |key: &str, what: String| {
-        later.extend(fields.pair(key).map(|pair| Later::by_nobody(pair.key_at, what)));
+    let mut add = |key: &str, what: String, agent: bool| {
+        later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what, agent }));
     };
     if let Some(node) = fields.get("raw")
         && let Some(protocols) = unique_list(node, "raw", report, protocol)
         && !protocols.is_empty()
     {
-        add("raw", "raw".to_owned());
+        add("raw", "raw".to_owned(), false);
         settings.raw = values::<_, Vec<u32>>(protocols).into_iter().map(protocol_name).collect();
     }
     if let Some(node) = fields.get("existing") {
@@ -142,7 +142,7 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
         let (word, existing) = one_of(node, "existing", &words, report).unwrap_or(judge);
         settings.existing = existing;
         if existing != Existing::Judge {
-            add("existing", format!("existing: {word}"));
+            add("existing", format!("existing: {word}"), false);
         }
     }
     if let Some(node) = fields.get("require") {
@@ -150,7 +150,7 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
         let required =
             filled_list(node, "require", report, |item, report| one_of(item, "require", &words, report));
         settings.require = required.into_iter().flatten().map(|word| word.value.to_owned()).collect();
-        add("require", "require".to_owned());
+        add("require", "require".to_owned(), true);
     }
     if let Some(node) = fields.get("dns") {
         later.extend(dns::read(node, settings, report));

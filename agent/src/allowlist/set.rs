@@ -227,6 +227,7 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
             deny,
             loopback: document.loopback,
             quarantine: quarantine.into_iter().collect(),
+            require_backstop: document.settings.require.contains("backstop"),
             beyond_exec: document.later.into_iter().map(|one| later(one, sources)).collect(),
         },
         allow: values(document.allow),

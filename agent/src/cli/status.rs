@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
-use crate::control::protocol::{Allowlists, Answer, Policy, Request, Status, Workload};
+use crate::control::protocol::{Allowlists, Answer, Interface, Policy, Request, Status, Workload};
 use crate::text::{visible, visible_lines};
 
 /// What `status` is asked.
@@ -52,6 +52,10 @@ fn text(status: &Status) -> String {
             line(&mut out, "not enforced", &format!("{}: {failure}", workload.workload));
         }
     }
+    for (workload, interface) in unguarded(&status.workloads) {
+        let why = interface.why.as_deref().unwrap_or("unknown");
+        line(&mut out, "no backstop", &format!("{}: {}: {why}", workload.workload, interface.name));
+    }
     line(&mut out, "policies", &policies(&status.policies));
     allowlists(&mut out, &status.allowlists);
     if status.records_lost > 0 {
@@ -63,6 +67,12 @@ fn text(status: &Status) -> String {
     };
     line(&mut out, "ready", &ready);
     out
+}
+
+/// Interfaces by which frames leave that no program sees.
+fn unguarded(workloads: &[Workload]) -> impl Iterator<Item = (&Workload, &Interface)> {
+    let interfaces = workloads.iter().flat_map(|one| one.interfaces.iter().map(move |found| (one, found)));
+    interfaces.filter(|(_, interface)| interface.why.is_some())
 }
 
 fn workloads(workloads: &[Workload]) -> String {

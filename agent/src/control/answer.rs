@@ -10,10 +10,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
+    Allowlists, Interface, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
 };
 use crate::enforce::Snapshot;
-use crate::enforce::snapshot::{PolicyStatus, QuarantineStatus, RulesFrom, WorkloadStatus};
+use crate::enforce::snapshot::{
+    InterfaceStatus, PolicyStatus, QuarantineStatus, RulesFrom, Tier, WorkloadStatus,
+};
 use crate::policy::Mode;
 use crate::quarantine::history::Entry;
 
@@ -73,12 +75,24 @@ fn workload(workload: &WorkloadStatus) -> Workload {
         mode: mode(workload.mode).to_owned(),
         ruleset: hash(workload.ruleset),
         tier: workload.tier.name().to_owned(),
+        network: match (&workload.interfaces, workload.host_network) {
+            (None, _) => "unknown",
+            (Some(_), true) => "host",
+            (Some(_), false) => "own",
+        }
+        .to_owned(),
+        interfaces: workload.interfaces.iter().flatten().map(interface).collect(),
         enforced_since: workload.enforced_since.map(rfc3339),
         failure: workload.failure.clone(),
         violations: violations_by_reason.values().flat_map(BTreeMap::values).sum(),
         violations_by_reason,
         quarantine: workload.quarantine.as_ref().map(quarantine),
     }
+}
+
+fn interface(interface: &InterfaceStatus) -> Interface {
+    let tier = if interface.missing.is_none() { Tier::Backstop } else { Tier::Cgroup };
+    Interface { name: interface.name.clone(), tier: tier.name().to_owned(), why: interface.missing.clone() }
 }
 
 fn quarantine(quarantine: &QuarantineStatus) -> Quarantine {

@@ -203,8 +203,12 @@ pub struct Workload {
     pub mode: String,
     /// Hash of its ruleset.
     pub ruleset: String,
-    /// `cgroup` or `unenforced`.
+    /// `backstop`, `cgroup` or `unenforced`.
     pub tier: String,
+    /// `own`, `host` or `unknown`: its network namespace.
+    pub network: String,
+    /// The interfaces by which it reaches the world.
+    pub interfaces: Vec<Interface>,
     /// Since when it is enforced.
     pub enforced_since: Option<String>,
     /// Why it is not.
@@ -215,6 +219,17 @@ pub struct Workload {
     pub violations_by_reason: BTreeMap<String, BTreeMap<String, u64>>,
     /// Its quarantine.
     pub quarantine: Option<Quarantine>,
+}
+
+/// An interface of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name in the workload's network namespace.
+    pub name: String,
+    /// `backstop` or `cgroup`.
+    pub tier: String,
+    /// Why it has no backstop.
+    pub why: Option<String>,
 }
 
 /// A pod.

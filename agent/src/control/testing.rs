@@ -34,6 +34,8 @@ pub(super) fn workload(path: &str) -> WorkloadStatus {
         mode: Mode::Enforce,
         ruleset: 1,
         tier: Tier::Cgroup,
+        interfaces: None,
+        host_network: false,
         enforced_since: None,
         failure: None,
         quarantine: None,

@@ -8,8 +8,11 @@ use egress_warden_common::state::{Record, State};
 
 use super::member::Member;
 use super::reconciler::Reconciler;
-use super::snapshot::{MapUsage, NodeViolations, PolicyStatus, Snapshot, Tier, WorkloadStatus};
+use super::snapshot::{
+    InterfaceStatus, MapUsage, NodeViolations, PolicyStatus, Snapshot, Tier, WorkloadStatus,
+};
 use super::totals::{Under, by_reason};
+use crate::kernel::Backstop;
 use crate::policy::Mode;
 use crate::records::{Event, Origin};
 
@@ -50,6 +53,7 @@ impl Reconciler {
             }
         }
         let cgroup = member.workload.cgroup;
+        let unmet = self.unmet(member);
         WorkloadStatus {
             cgroup,
             path: member.workload.path.clone(),
@@ -58,12 +62,48 @@ impl Reconciler {
             policy: member.under.policy.clone(),
             mode: member.under.mode(),
             ruleset: member.ruleset,
-            tier: if member.is_enforced() { Tier::Cgroup } else { Tier::Unenforced },
-            enforced_since: member.enforced_since,
-            failure: member.failure.as_ref().map(|(reason, _)| reason.clone()),
+            tier: if unmet.is_some() { Tier::Unenforced } else { self.tier(member) },
+            interfaces: self.node.backstops(cgroup).map(|found| found.iter().map(interface).collect()),
+            host_network: member.namespace.as_ref().is_some_and(|namespace| namespace.is_host),
+            enforced_since: member.enforced_since.filter(|_| unmet.is_none()),
+            failure: member.failure.as_ref().map(|(reason, _)| reason.clone()).or(unmet),
             quarantine: self.quarantines.status(cgroup),
             state,
         }
+    }
+
+    fn tier(&self, member: &Member) -> Tier {
+        if !member.is_enforced() {
+            return Tier::Unenforced;
+        }
+        match self.node.backstops(member.workload.cgroup) {
+            Some(found) if !found.is_empty() && found.iter().all(|one| one.missing.is_none()) => {
+                Tier::Backstop
+            }
+            _ => Tier::Cgroup,
+        }
+    }
+
+    /// What its policy requires and it does not have. Its cgroup is enforced all the same.
+    pub(super) fn unmet(&self, member: &Member) -> Option<String> {
+        let required = member.effective.as_ref().is_some_and(|effective| effective.require_backstop);
+        if !required || !member.is_enforced() || self.tier(member) == Tier::Backstop {
+            return None;
+        }
+        let why = match self.node.backstops(member.workload.cgroup) {
+            None => "its network is not known yet".to_owned(),
+            Some([]) if member.namespace.as_ref().is_some_and(|namespace| namespace.is_host) => {
+                "it is in the host's network namespace".to_owned()
+            }
+            Some([]) => "it has no interface yet".to_owned(),
+            Some(found) => {
+                let told = found.iter().filter_map(|one| {
+                    one.missing.as_ref().map(|missing| format!("{}: {missing}", one.interface.name))
+                });
+                told.collect::<Vec<_>>().join("; ")
+            }
+        };
+        Some(format!("its policy requires a backstop: {why}"))
     }
 
     fn node_violations(&self, live: &[(&Member, Box<State>)]) -> Vec<NodeViolations> {
@@ -155,3 +195,7 @@ const EMPTY: State = State {
     counts: super::totals::NO_COUNTS,
     window: [0; egress_warden_common::limits::WINDOW_PLACES],
 };
+
+fn interface(backstop: &Backstop) -> InterfaceStatus {
+    InterfaceStatus { name: backstop.interface.name.clone(), missing: backstop.missing.clone() }
+}

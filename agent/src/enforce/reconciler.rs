@@ -272,10 +272,19 @@ impl Reconciler {
 
     fn network(&mut self, cgroup: u64, namespace: OwnNamespace) {
         let Some(member) = self.members.get_mut(&cgroup) else { return };
-        if member.is_enforced()
-            && let Err(refused) = self.node.set_namespace(cgroup, &namespace)
-        {
-            warn!(workload = %member.workload.label(), error = %refused, "its network could not be told to the kernel");
+        if member.is_enforced() {
+            let before = self.node.backstops(cgroup).map(<[_]>::to_vec).unwrap_or_default();
+            if let Err(refused) = self.node.set_namespace(cgroup, &namespace) {
+                warn!(workload = %member.workload.label(), error = %refused, "its network could not be told to the kernel");
+            }
+            let found = self.node.backstops(cgroup).unwrap_or_default();
+            for one in found.iter().filter(|one| !before.contains(one)) {
+                let interface = &one.interface.name;
+                match &one.missing {
+                    None => info!(workload = %member.workload.label(), interface, "backstop in place"),
+                    Some(why) => warn!(workload = %member.workload.label(), interface, why, "no backstop"),
+                }
+            }
         }
         member.namespace = Some(namespace);
     }
@@ -364,7 +373,11 @@ impl Reconciler {
         if self.rules.is_none() && self.members.is_empty() {
             return Err("there are no valid allowlists, no last good ones, and nothing is pinned".into());
         }
-        let failed = self.members.values().filter(|member| member.failure.is_some()).count();
+        // While its network is not known nothing runs in it, or has run for a few milliseconds.
+        let lacks = |member: &&Member| {
+            self.node.backstops(member.workload.cgroup).is_some() && self.unmet(member).is_some()
+        };
+        let failed = self.members.values().filter(|member| member.failure.is_some() || lacks(member)).count();
         match failed {
             0 => Ok(()),
             _ => Err(format!("{failed} selected workloads are not enforced")),

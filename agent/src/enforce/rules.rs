@@ -17,6 +17,8 @@ pub struct Effective {
     pub name: String,
     /// What it does with a violation.
     pub mode: Mode,
+    /// Is a workload without a backstop on every interface not to be called enforced?
+    pub require_backstop: bool,
     /// Its quarantine rules, in the order in which the kernel numbers them.
     pub quarantine: Vec<crate::policy::Quarantine>,
     /// What the kernel reads, and what its rule numbers mean.
@@ -143,6 +145,7 @@ impl Rules {
         let effective = Arc::new(Effective {
             name: policy.name.clone(),
             mode: policy.mode,
+            require_backstop: policy.require_backstop,
             quarantine: policy.quarantine.clone(),
             hash: compiled.hash(),
             compiled,

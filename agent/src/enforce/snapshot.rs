@@ -57,6 +57,10 @@ pub struct WorkloadStatus {
     pub ruleset: u64,
     /// How well it is protected.
     pub tier: Tier,
+    /// The interfaces by which it reaches the world; `None` while its network is not known.
+    pub interfaces: Option<Vec<InterfaceStatus>>,
+    /// Is its network namespace the host's?
+    pub host_network: bool,
     /// Since when; `None` where it is not enforced.
     pub enforced_since: Option<SystemTime>,
     /// Why it is not enforced.
@@ -74,11 +78,22 @@ pub enum Tier {
     Unenforced,
     /// The programs on its cgroup.
     Cgroup,
+    /// These, and the backstop on the other end of every interface.
+    Backstop,
+}
+
+/// An interface of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceStatus {
+    /// Its name in the workload's network namespace.
+    pub name: String,
+    /// Why there is no backstop on its other end; `None` where there is.
+    pub missing: Option<String>,
 }
 
 impl Tier {
     /// Every tier.
-    pub const ALL: [Self; 2] = [Self::Unenforced, Self::Cgroup];
+    pub const ALL: [Self; 3] = [Self::Unenforced, Self::Cgroup, Self::Backstop];
 
     /// As metrics and `status` write it.
     #[must_use]
@@ -86,6 +101,7 @@ impl Tier {
         match self {
             Self::Unenforced => "unenforced",
             Self::Cgroup => "cgroup",
+            Self::Backstop => "backstop",
         }
     }
 }

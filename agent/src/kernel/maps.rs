@@ -5,8 +5,8 @@ use aya::maps::{Array, HashMap, MapData};
 use egress_warden_common::Address;
 use egress_warden_common::limits::MAX_LOCALS;
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, LocalKey, Record, RefusedKey, State,
-    WallClock,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, LocalKey, Record, RefusedKey,
+    State, WallClock,
 };
 
 use super::memory::{Bindings, Memory, Words};

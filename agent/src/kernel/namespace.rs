@@ -79,7 +79,14 @@ impl OwnNamespace {
         let interfaces = if_nameindex().map_err(|error| failed("if_nameindex")(error.into()))?;
         let uplinks =
             interfaces.iter().map(Interface::index).filter(|index| *index != LOOPBACK_INDEX).collect();
-        Ok(Self { cookie: cookie()?, is_host: is_host()?, addresses, uplinks, interfaces: Vec::new(), number: -1 })
+        Ok(Self {
+            cookie: cookie()?,
+            is_host: is_host()?,
+            addresses,
+            uplinks,
+            interfaces: Vec::new(),
+            number: -1,
+        })
     }
 }
 

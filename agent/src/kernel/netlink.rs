@@ -89,8 +89,7 @@ mod tests {
     fn loopback_is_among_the_links_and_a_missing_one_is_an_error() {
         let netlink = Netlink::open().unwrap();
         let links = netlink.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP).unwrap();
-        let is_loopback =
-            |link: &RouteNetlinkMessage| matches!(link, RouteNetlinkMessage::NewLink(link) if link.header.index == 1);
+        let is_loopback = |link: &RouteNetlinkMessage| matches!(link, RouteNetlinkMessage::NewLink(link) if link.header.index == 1);
         assert!(links.iter().any(is_loopback));
         let mut missing = LinkMessage::default();
         missing.header.index = i32::MAX as u32;

@@ -52,6 +52,8 @@ pub(crate) fn workload(number: usize) -> WorkloadStatus {
         mode: Mode::Enforce,
         ruleset: 0xfeed,
         tier: Tier::Cgroup,
+        interfaces: None,
+        host_network: false,
         enforced_since: Some(UNIX_EPOCH),
         failure: None,
         quarantine: None,

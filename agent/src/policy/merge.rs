@@ -24,6 +24,7 @@ pub fn merge(mut policies: Vec<Policy>) -> Option<Policy> {
         let known: HashSet<_> = merged.rules.iter().map(|rule| rule.origin.clone()).collect();
         // One entry that two policies allow is one rule: it was written in one place.
         merged.rules.extend(policy.rules.into_iter().filter(|rule| !known.contains(&rule.origin)));
+        merged.require_backstop |= policy.require_backstop;
         add_new(&mut merged.deny, policy.deny);
         add_new(&mut merged.quarantine, policy.quarantine);
         add_new(&mut merged.beyond_exec, policy.beyond_exec);

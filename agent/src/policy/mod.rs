@@ -142,6 +142,8 @@ pub struct Policy {
     pub loopback: Loopback,
     /// Quarantine rules.
     pub quarantine: Vec<Quarantine>,
+    /// Is a workload without a backstop on every interface not to be called enforced?
+    pub require_backstop: bool,
     /// What `exec` cannot enforce; empty for a policy that it can.
     pub beyond_exec: Vec<Beyond>,
 }

@@ -30,6 +30,7 @@ pub(crate) fn policy(rules: Vec<Rule>) -> Policy {
         deny: Vec::new(),
         loopback: Loopback::ByNamespace,
         quarantine: Vec::new(),
+        require_backstop: false,
         beyond_exec: Vec::new(),
     }
 }

@@ -227,6 +227,8 @@ pub(crate) fn workload(path: &Path) -> WorkloadStatus {
         mode: Mode::Enforce,
         ruleset: 0xfeed_beef_0000_0001,
         tier: Tier::Cgroup,
+        interfaces: None,
+        host_network: false,
         enforced_since: Some(then()),
         failure: None,
         quarantine: None,

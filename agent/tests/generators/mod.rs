@@ -106,6 +106,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             deny: deny.into_iter().map(|cidr| Deny { origin: None, cidr, why: "test".into() }).collect(),
             loopback,
             quarantine: Vec::new(),
+            require_backstop: false,
             beyond_exec: Vec::new(),
         },
     )
@@ -132,6 +133,7 @@ pub(crate) fn bare_policy(rules: Vec<Rule>) -> Policy {
         deny: Vec::new(),
         loopback: Loopback::ByNamespace,
         quarantine: Vec::new(),
+        require_backstop: false,
         beyond_exec: Vec::new(),
     }
 }

@@ -106,6 +106,7 @@ fn nothing(policy: &Policy) -> Policy {
         deny: metadata::denies().collect(),
         loopback: Loopback::default(),
         quarantine: Vec::new(),
+        require_backstop: false,
         beyond_exec: Vec::new(),
     }
 }

@@ -103,7 +103,8 @@ impl Link {
 
     /// Attaches a program to an interface of the caller's network namespace, in front of whatever else is attached.
     pub(super) fn create_on(program: BorrowedFd<'_>, interface: u32, attach_type: u32) -> io::Result<Self> {
-        let attr = CreateAttr { program: number(program), target: interface, attach_type, flags: BPF_F_BEFORE };
+        let attr =
+            CreateAttr { program: number(program), target: interface, attach_type, flags: BPF_F_BEFORE };
         // Behind it: before nobody in particular, and whatever the revision is.
         bpf(BPF_LINK_CREATE, &mut OnInterface { attr, ..OnInterface::default() }).map(owned)
     }

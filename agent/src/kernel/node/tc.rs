@@ -62,13 +62,7 @@ pub(super) fn detach(pins: &Path, index: u32, hook: &'static Hook) -> Result<(),
 }
 
 /// Is there a link already? One with another program gets this one, one whose interface is gone goes.
-fn keep(
-    pin: &Path,
-    index: u32,
-    hook: &Hook,
-    program: BorrowedFd<'_>,
-    id: u32,
-) -> Result<bool, NodeError> {
+fn keep(pin: &Path, index: u32, hook: &Hook, program: BorrowedFd<'_>, id: u32) -> Result<bool, NodeError> {
     let failed = || NodeError::pin("open the link at", pin);
     let link = match Link::open(pin) {
         Ok(link) => link,
