@@ -379,7 +379,7 @@ fn what_the_agent_cannot_enforce_either_is_told_apart() {
     assert_eq!(names(policy.beyond_exec.iter().collect()), [common, of_exec].concat());
     assert_eq!(
         names(policy.beyond_agent().collect()),
-        [&common[..], &["quarantine.scope: job", "domains"]].concat()
+        ["raw", "existing: keep", "dns.types", "quarantine.scope: job", "domains"]
     );
     let rule = &policy.quarantine[0];
     assert_eq!(

@@ -121,7 +121,7 @@ fn is_denied(compiled: &Compiled, address: IpAddr) -> bool {
 fn facts(address: IpAddr, (protocol, port): (u8, u16), quarantined: bool) -> Facts {
     let destination = Address::from(address);
     let (route, host_namespace, reply) = (Route::Uplink, false, false);
-    Facts { destination, protocol, port, route, host_namespace, reply, quarantined }
+    Facts { destination, protocol, port, route, host_namespace, reply, to_node: false, quarantined }
 }
 
 proptest! {

@@ -54,7 +54,7 @@ fn reference(policy: &Policy, facts: &Facts, now: Option<u64>) -> Expected {
         let reason = if facts.quarantined { Reason::Quarantined } else { Reason::LoopbackDenied };
         return Expected::new(reason, vec![NO_RULE]);
     }
-    if !looped && facts.reply && !facts.quarantined {
+    if !looped && facts.reply && (facts.to_node || !facts.quarantined) {
         return Expected::new(Reason::Reply, vec![NO_RULE]);
     }
     if let Some(index) = policy.deny.iter().position(|deny| deny.cidr.contains(&address)) {
@@ -121,6 +121,7 @@ struct Probe {
     looped: bool,
     host_namespace: bool,
     reply: bool,
+    to_node: bool,
     quarantined: bool,
     now: Option<u64>,
 }
@@ -134,10 +135,11 @@ prop_compose! {
         looped in prop::bool::weighted(0.15),
         host_namespace in any::<bool>(),
         reply in prop::bool::weighted(0.1),
+        to_node in any::<bool>(),
         quarantined in prop::bool::weighted(0.3),
         now in prop::option::weighted(0.8, 0u64..7),
     ) -> Probe {
-        Probe { near, step, at_end, anywhere, protocol, port, looped, host_namespace, reply, quarantined, now }
+        Probe { near, step, at_end, anywhere, protocol, port, looped, host_namespace, reply, to_node, quarantined, now }
     }
 }
 
@@ -156,6 +158,7 @@ impl Probe {
             route: if self.looped { Route::Loopback } else { Route::Uplink },
             host_namespace: self.host_namespace,
             reply: self.reply,
+            to_node: self.to_node,
             quarantined: self.quarantined,
         }
     }
@@ -256,6 +259,7 @@ fn agrees(policy: &Policy, compiled: &Compiled, destinations: impl Iterator<Item
             route: Route::Uplink,
             host_namespace: false,
             reply: false,
+            to_node: false,
             quarantined: false,
         };
         let verdict = decide(&compiled.ruleset(), &FixedClock(None), &facts);

@@ -41,6 +41,8 @@ pub struct Facts {
     pub host_namespace: bool,
     /// Does it answer a flow that began outside?
     pub reply: bool,
+    /// Does it go to the node itself, whose probes are answered in quarantine as well?
+    pub to_node: bool,
     /// Is the workload in quarantine?
     pub quarantined: bool,
 }
@@ -91,7 +93,7 @@ where
         if !(facts.destination.is_loopback() || facts.destination.is_unspecified()) {
             return refused(facts, true, Reason::NotAllowlisted, NO_RULE);
         }
-    } else if facts.reply && !facts.quarantined {
+    } else if facts.reply && (!facts.quarantined || facts.to_node) {
         return Verdict::new(Reason::Reply, NO_RULE);
     }
     let found = match ruleset.class(facts.destination) {

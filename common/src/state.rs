@@ -181,6 +181,9 @@ pub const fn udp_flow_set(address: crate::Address, port: u16) -> usize {
     (mixed >> 48) as usize % UDP_FLOW_SETS
 }
 
+/// Stands for the slot where an address is the node's own.
+pub const NODE_SLOT: u32 = u32::MAX;
+
 /// Key of an address of the workload's own, and with `interface` of an uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -75,6 +75,7 @@ fn facts(to: &str, protocol: u8, port: u16) -> Facts {
         route: Route::Uplink,
         host_namespace: false,
         reply: false,
+        to_node: false,
         quarantined: false,
     }
 }
@@ -152,6 +153,10 @@ fn quarantine_leaves_what_is_kept_and_says_so_of_the_rest() {
     assert_eq!(verdict(0, &NoClock, &quarantined("10.9.0.1", TCP, 443)), (Reason::Denied, 9));
     let reply = Facts { reply: true, ..quarantined("11.0.0.1", TCP, 80) };
     assert_eq!(verdict(0, &NoClock, &reply), (Reason::Quarantined, NO_RULE));
+    let to_node = Facts { to_node: true, ..reply };
+    assert_eq!(verdict(0, &NoClock, &to_node), (Reason::Reply, NO_RULE));
+    let no_reply = Facts { reply: false, ..to_node };
+    assert_eq!(verdict(0, &NoClock, &no_reply), (Reason::Quarantined, NO_RULE));
 }
 
 #[test]
@@ -213,15 +218,16 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         (0u32..1 << 25).prop_map(|low| Address::v4(0x0a00_0000 + low)),
         (any::<u64>(), any::<u64>()).prop_map(|(high, low)| Address { high, low }),
     ];
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (destination, any::<u8>(), any::<u16>(), flags).prop_map(
-        |(destination, protocol, port, (looped, host_namespace, reply, quarantined))| Facts {
+        |(destination, protocol, port, (looped, host_namespace, reply, to_node, quarantined))| Facts {
             destination,
             protocol,
             port,
             route: if looped { Route::Loopback } else { Route::Uplink },
             host_namespace,
             reply,
+            to_node,
             quarantined,
         },
     )

@@ -21,7 +21,7 @@ use crate::notes::{note, noted};
 use crate::shared::{NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
 use crate::tuple::belongs_to_caller;
 use crate::violation::{Attempt, count};
-use crate::workload::{OWN_NAMESPACE, Workload, bump};
+use crate::workload::{OWN_NAMESPACE, Workload, bump, is_node};
 
 /// Not refused here; whoever else is attached decides further.
 const NEXT: i32 = -1;
@@ -198,7 +198,7 @@ impl Sender {
         if verdict.reason.allows() || self.is_known {
             return verdict;
         }
-        if !self.workload.quarantined() && self.answers(packet) {
+        if self.answers(packet) && (!self.workload.quarantined() || is_node(packet.destination)) {
             return refused(Reason::Reply);
         }
         if self.others_allow(packet) { refused(Reason::Allowed) } else { verdict }

@@ -14,7 +14,7 @@ use egress_warden_common::state::SOCKET_INBOUND;
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 
 use crate::rules::{KernelClock, KernelWords};
-use crate::workload::{Workload, in_own_namespace};
+use crate::workload::{Workload, in_own_namespace, is_node};
 
 /// The packet's bytes from the IP header on.
 pub(crate) struct PacketBytes {
@@ -163,14 +163,16 @@ unsafe extern "C" fn judge_packet(
         *verdict = refused(Reason::SourceSpoofed);
         return 0;
     }
+    let (reply, quarantined) = (is_reply(packet, socket_flags), workload.quarantined());
     let facts = Facts {
         destination: packet.destination,
         protocol: packet.protocol,
         port: packet.port,
         route: if on_loopback { Route::Loopback } else { Route::Uplink },
         host_namespace: workload.host_namespace(),
-        reply: is_reply(packet, socket_flags),
-        quarantined: workload.quarantined(),
+        reply,
+        to_node: reply && quarantined && is_node(packet.destination),
+        quarantined,
     };
     *verdict = decide(&Ruleset::new(&KernelWords, (place >> 32) as u32), &KernelClock, &facts);
     0

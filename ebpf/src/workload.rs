@@ -11,7 +11,8 @@ use egress_warden_common::Address;
 use egress_warden_common::limits::MAX_CGROUP_DEPTH;
 use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, Process, SOCKET_TCP, SocketState, State,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, NODE_SLOT, Process, SOCKET_TCP, SocketState,
+    State,
 };
 
 use crate::atomic;
@@ -117,6 +118,13 @@ impl Workload {
     pub(crate) fn has_uplink(&self, interface: u32) -> bool {
         lists(&LocalKey { address: [0; 16], slot: self.slot, interface })
     }
+}
+
+/// Is this an address of the node?
+#[inline(always)]
+pub(crate) fn is_node(address: Address) -> bool {
+    // SAFETY: takes numbers.
+    unsafe { is_own_address(NODE_SLOT, address.high, address.low) != 0 }
 }
 
 #[inline(always)]

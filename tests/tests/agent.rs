@@ -5,6 +5,8 @@
 #[path = "agent/support.rs"]
 mod support;
 
+#[path = "agent/backstop.rs"]
+mod backstop;
 #[path = "agent/bad_edits.rs"]
 mod bad_edits;
 #[path = "agent/churn.rs"]

@@ -280,8 +280,16 @@ pub fn explain(
         let own_host = destination.is_loopback() || destination.is_unspecified();
         let route = if own_host { Route::Loopback } else { Route::Uplink };
         let Attempt { protocol, port, .. } = attempt;
-        let facts =
-            Facts { destination, protocol, port, route, host_namespace, reply: false, quarantined: false };
+        let facts = Facts {
+            destination,
+            protocol,
+            port,
+            route,
+            host_namespace,
+            reply: false,
+            to_node: false,
+            quarantined: false,
+        };
         decide(&compiled.ruleset(), clock, &facts)
     };
     let verdict = judge(true);

@@ -32,6 +32,8 @@ pub(super) struct Member {
     pub(super) enforced_since: Option<SystemTime>,
     /// Why it is not, and since when it is known.
     pub(super) failure: Option<(String, Instant)>,
+    /// Since when it lacks what its policy requires.
+    pub(super) lacking: Option<Instant>,
     /// Its network, as far as it was found.
     pub(super) namespace: Option<OwnNamespace>,
     /// Its quarantine was seen and followed up.
@@ -49,6 +51,7 @@ impl Member {
             ruleset: 0,
             enforced_since: None,
             failure: None,
+            lacking: None,
             namespace: None,
             quarantine_seen: false,
         }
@@ -64,6 +67,7 @@ impl Member {
             ruleset: 0,
             enforced_since: None,
             failure: Some((reason, since)),
+            lacking: None,
             namespace: None,
             quarantine_seen: false,
         }

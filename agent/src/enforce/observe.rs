@@ -151,8 +151,9 @@ impl Reconciler {
     }
 
     fn unenforced_seconds(&self) -> f64 {
-        let now = self.members.values().filter_map(|member| member.failure.as_ref());
-        self.unenforced + now.map(|(_, since)| since.elapsed().as_secs_f64()).sum::<f64>()
+        let since = |member: &Member| member.failure.as_ref().map(|(_, since)| *since).or(member.lacking);
+        let now = self.members.values().filter_map(since);
+        self.unenforced + now.map(|since| since.elapsed().as_secs_f64()).sum::<f64>()
     }
 
     fn maps(&self) -> Vec<MapUsage> {

@@ -107,6 +107,11 @@ impl Reconciler {
             }
             Change::Gone { cgroup } => self.let_go(cgroup),
             Change::Network { cgroup, namespace } => self.network(cgroup, namespace),
+            Change::Node { addresses } => {
+                if let Err(refused) = self.node.set_own_addresses(&addresses) {
+                    warn!(error = %refused, "the node's addresses could not be told to the kernel");
+                }
+            }
         }
         self.save_soon();
     }
@@ -228,6 +233,7 @@ impl Reconciler {
                 member.ruleset = effective.hash;
                 member.effective = Some(Arc::clone(effective));
             }
+            self.note_lack(*cgroup);
         }
     }
 
@@ -247,7 +253,7 @@ impl Reconciler {
 
     pub(super) fn let_go(&mut self, cgroup: u64) {
         let Some(member) = self.members.remove(&cgroup) else { return };
-        if let Some((_, since)) = &member.failure {
+        if let Some(since) = member.failure.as_ref().map(|(_, since)| *since).or(member.lacking) {
             self.unenforced += since.elapsed().as_secs_f64();
         }
         if !member.is_enforced() {
@@ -287,6 +293,22 @@ impl Reconciler {
             }
         }
         member.namespace = Some(namespace);
+        self.note_lack(cgroup);
+    }
+
+    /// While its network is not known nothing runs in a workload, or has run for a few milliseconds: it lacks nothing yet.
+    fn note_lack(&mut self, cgroup: u64) {
+        let Some(member) = self.members.get(&cgroup) else { return };
+        let lacks = self.node.backstops(cgroup).is_some() && self.unmet(member).is_some();
+        let Some(member) = self.members.get_mut(&cgroup) else { return };
+        match (lacks, member.lacking) {
+            (true, None) => member.lacking = Some(Instant::now()),
+            (false, Some(since)) => {
+                self.unenforced += since.elapsed().as_secs_f64();
+                member.lacking = None;
+            }
+            _ => {}
+        }
     }
 
     /// What has to be looked at now and then: workloads that could not be enforced, quarantines whose record was lost or
@@ -373,11 +395,11 @@ impl Reconciler {
         if self.rules.is_none() && self.members.is_empty() {
             return Err("there are no valid allowlists, no last good ones, and nothing is pinned".into());
         }
-        // While its network is not known nothing runs in it, or has run for a few milliseconds.
-        let lacks = |member: &&Member| {
-            self.node.backstops(member.workload.cgroup).is_some() && self.unmet(member).is_some()
-        };
-        let failed = self.members.values().filter(|member| member.failure.is_some() || lacks(member)).count();
+        let failed = self
+            .members
+            .values()
+            .filter(|member| member.failure.is_some() || member.lacking.is_some())
+            .count();
         match failed {
             0 => Ok(()),
             _ => Err(format!("{failed} selected workloads are not enforced")),

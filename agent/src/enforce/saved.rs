@@ -88,6 +88,7 @@ impl Saved {
             ruleset: adopted.hash,
             enforced_since: Some(since),
             failure: None,
+            lacking: None,
             namespace: None,
             quarantine_seen: false,
         }

@@ -73,6 +73,16 @@ impl OwnNamespace {
         thread.join().map_err(|_| KernelError::Missing("a thread"))?
     }
 
+    /// The same for the network namespace of the calling thread.
+    pub fn changes_of_caller() -> Result<OwnedFd, KernelError> {
+        subscribe().map_err(failed("rtnetlink"))
+    }
+
+    /// The addresses of the calling thread's network namespace.
+    pub fn addresses_of_caller() -> Result<Vec<IpAddr>, KernelError> {
+        addresses()
+    }
+
     /// Examines the network namespace of the calling thread.
     pub fn of_caller() -> Result<Self, KernelError> {
         let addresses = addresses()?;

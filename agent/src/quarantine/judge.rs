@@ -24,6 +24,7 @@ pub fn refused_in_quarantine<'a>(
             host_namespace,
             // In quarantine it makes no difference who began.
             reply: false,
+            to_node: false,
             quarantined: true,
         };
         !audit && !decide(&ruleset, clock, &facts).reason.allows()

@@ -66,6 +66,11 @@ pub enum Change {
         /// Id of its cgroup.
         cgroup: u64,
     },
+    /// The node's own addresses, which the agent sees as its own.
+    Node {
+        /// Those of its network namespace.
+        addresses: Vec<std::net::IpAddr>,
+    },
     /// Something now runs in it, or its network changed: addresses, interfaces, or which namespace it is.
     Network {
         /// Id of its cgroup.

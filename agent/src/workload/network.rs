@@ -32,6 +32,8 @@ const LOOK_AGAIN: [Duration; 5] = [
 ];
 /// Stands for inotify among the numbers of cgroups, none of which is 0.
 const INOTIFY: u64 = 0;
+/// Stands for the agent's own network namespace among the numbers of cgroups, none of which is that large.
+const OWN: u64 = u64::MAX;
 
 /// Passes changes on, and adds what is found out of each workload's network.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Networks {
     inotify: Inotify,
     /// One descriptor for all sockets, so that one wait serves them.
     epoll: Epoll,
+    /// Readable when something in the agent's own namespace changes.
+    own: OwnedFd,
     readable: AsyncFd<OwnedFd>,
     changes: mpsc::Sender<Change>,
 }
@@ -65,6 +69,8 @@ impl Networks {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&inotify, EpollEvent::new(EpollFlags::EPOLLIN, INOTIFY))?;
+        let own = OwnNamespace::changes_of_caller().map_err(io::Error::other)?;
+        epoll.add(&own, EpollEvent::new(EpollFlags::EPOLLIN, OWN))?;
         let readable = readable(&epoll.0)?;
         Ok(Self {
             mount,
@@ -73,6 +79,7 @@ impl Networks {
             populated: HashMap::new(),
             inotify,
             epoll,
+            own,
             readable,
             changes,
         })
@@ -80,6 +87,7 @@ impl Networks {
 
     /// Runs until nobody tells anything any more.
     pub async fn run(mut self, mut heard: mpsc::Receiver<Change>) -> io::Result<()> {
+        self.tell_own().await;
         loop {
             let next = self.known.values().filter_map(|known| known.again.map(|(at, _)| at)).min();
             tokio::select! {
@@ -120,7 +128,14 @@ impl Networks {
                 }
                 self.tell(change).await;
             }
-            Change::Network { .. } => self.tell(change).await,
+            Change::Network { .. } | Change::Node { .. } => self.tell(change).await,
+        }
+    }
+
+    async fn tell_own(&self) {
+        match OwnNamespace::addresses_of_caller() {
+            Ok(addresses) => self.tell(Change::Node { addresses }).await,
+            Err(error) => warn!(%error, "the node's addresses are not known: in quarantine its probes fail"),
         }
     }
 
@@ -221,6 +236,10 @@ impl Networks {
         for event in &events[..count] {
             match event.data() {
                 INOTIFY => self.populations().await,
+                OWN => {
+                    drain(self.own.as_fd());
+                    self.tell_own().await;
+                }
                 cgroup => {
                     if let Some(socket) = self.known.get(&cgroup).and_then(|known| known.socket.as_ref()) {
                         drain(socket.as_fd());

@@ -1,4 +1,5 @@
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,7 +26,11 @@ impl Told {
         let workload = Workload { cgroup, path: parent.path.join("a"), pod: None };
         tell.send(Change::Appeared { workload, created: None }).await.expect("it runs");
         let mut told = Self { tell, changes };
-        assert!(matches!(next(&mut told.changes).await, Change::Appeared { .. }), "passed on first");
+        let first = next(&mut told.changes).await;
+        assert!(
+            matches!(first, Change::Node { addresses } if addresses.contains(&Ipv4Addr::LOCALHOST.into()))
+        );
+        assert!(matches!(next(&mut told.changes).await, Change::Appeared { .. }), "passed on at once");
         told
     }
 

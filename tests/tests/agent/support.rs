@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     metrics: SocketAddr,
     child: Option<Child>,
     mounted: bool,
+    /// The network namespace that it was started in, where that is not the test's.
+    within: Option<Namespace>,
 }
 
 /// A policy `job` for every cgroup below the test's, with these entries and further keys.
@@ -54,7 +56,7 @@ impl Agent {
         let parent = TestCgroup::named("egress-warden-agent")?;
         // The port is free now, and nobody else asks for this one.
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut agent = Agent { directory, parent, metrics, child: None, mounted: false };
+        let mut agent = Agent { directory, parent, metrics, child: None, mounted: false, within: None };
         let config = format!(
             "allowlists: [{}]\nmetrics: {{listen: \"{metrics}\"}}\nstate_dir: {}\ncontrol_socket: {}\n",
             agent.lists().display(),
@@ -98,8 +100,11 @@ impl Agent {
     }
 
     fn command(&self) -> Result<Command> {
+        self.arguments(Command::new(agent_binary()?))
+    }
+
+    fn arguments(&self, mut command: Command) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.path("log"))?;
-        let mut command = Command::new(agent_binary()?);
         command.arg("run").arg("--config").arg(self.path("config.yaml"));
         command.arg("--pin-directory").arg(self.path("bpf").join(PINS));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -118,6 +123,16 @@ impl Agent {
             Some(cgroup) => cgroup.spawn(command)?,
             None => command.spawn()?,
         });
+        until("the agent to answer", DEADLINE, || self.get("/healthz").ok())
+            .with_context(|| format!("its log: {}", self.log()))?;
+        Ok(())
+    }
+
+    /// The same, inside a network namespace. Its HTTP server is asked there.
+    pub(crate) fn start_within(&mut self, namespace: &Namespace) -> Result<()> {
+        let mut command = self.arguments(namespace.command(agent_binary()?))?;
+        self.child = Some(command.spawn()?);
+        self.within = Some(namespace.clone());
         until("the agent to answer", DEADLINE, || self.get("/healthz").ok())
             .with_context(|| format!("its log: {}", self.log()))?;
         Ok(())
@@ -161,7 +176,11 @@ impl Agent {
 
     /// A page of its HTTP server, with its status code.
     pub(crate) fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.metrics(), Duration::from_secs(1))?;
+        let connect = || TcpStream::connect_timeout(&self.metrics(), Duration::from_secs(1));
+        let mut stream = match &self.within {
+            Some(namespace) => namespace.enter(connect),
+            None => connect(),
+        }?;
         stream.set_read_timeout(Some(DEADLINE))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
@@ -209,9 +228,15 @@ impl Agent {
 
     /// Makes a workload and waits until it is enforced.
     pub(crate) fn workload(&self, name: &str) -> Result<PathBuf> {
+        let path = self.workload_made(name)?;
+        self.wait_enforced(name)?;
+        Ok(path)
+    }
+
+    /// Makes a workload and does not wait.
+    pub(crate) fn workload_made(&self, name: &str) -> Result<PathBuf> {
         let path = self.parent.path().join(name);
         fs::create_dir(&path)?;
-        self.wait_enforced(name)?;
         Ok(path)
     }
 

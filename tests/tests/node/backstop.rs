@@ -1,10 +1,11 @@
 //! The backstop on the host's end of a workload's wire.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_warden::kernel::OwnNamespace;
@@ -23,7 +24,7 @@ struct Guarded {
     capture: Capture,
     _servers: Vec<Server>,
     scene: Scene,
-    keeper: Child,
+    keeper: Running,
     bpffs: Bpffs,
 }
 
@@ -41,18 +42,27 @@ impl Guarded {
         let mut command = scene.world.host("job").command("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         // In the namespace, but in no cgroup of a workload.
-        let keeper = command.spawn()?;
+        let keeper = Running(command.spawn()?);
         Ok(Guarded { capture, _servers: servers, scene, keeper, bpffs: Bpffs::new()? })
     }
 
     /// Does something as an agent does it, in the router's namespace, with the workload enforced.
     fn enforced<T: Send>(&self, body: impl FnOnce(&mut Node, u64) -> Result<T> + Send) -> Result<T> {
+        self.enforced_with(OPEN, body)
+    }
+
+    fn enforced_with<T: Send>(
+        &self,
+        open: &str,
+        body: impl FnOnce(&mut Node, u64) -> Result<T> + Send,
+    ) -> Result<T> {
         self.scene.world.router().enter(|| {
             let (mut node, _) = self.bpffs.open()?;
             let directory = File::open(self.scene.cgroup.path())?;
             let id = self.scene.id()?;
-            let namespace = OwnNamespace::of_process(self.keeper.id())?.context("a namespace of its own")?;
-            let ruleset = words(OPEN)?;
+            let namespace =
+                OwnNamespace::of_process(self.keeper.0.id())?.context("a namespace of its own")?;
+            let ruleset = words(open)?;
             node.enforce(id, directory.as_fd(), self.scene.cgroup.path(), &ruleset, Some(&namespace))?;
             for backstop in node.backstops(id).context("the network is known")? {
                 ensure!(backstop.missing.is_none(), "{backstop:?}");
@@ -83,6 +93,16 @@ impl Guarded {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
+    /// Runs [`SERVER`] in the workload.
+    fn server(&self) -> Result<Running> {
+        let mut command = self.scene.world.host("job").command("python3");
+        command.args(&python(SERVER)[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = Running(self.scene.cgroup.spawn(command)?);
+        let mut ready = [0; 6];
+        server.0.stdout.as_mut().context("a pipe")?.read_exact(&mut ready)?;
+        Ok(server)
+    }
+
     fn settle(&self) -> Result<()> {
         self.capture.settle(self.scene.world.router(), self.outside(9))
     }
@@ -92,10 +112,13 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        self.keeper.kill().ok();
-        self.keeper.wait().ok();
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -150,16 +173,36 @@ fn what_is_approved_passes_and_a_frame_made_by_hand_does_not() -> Result<()> {
 }
 
 #[test]
+fn in_quarantine_the_node_is_answered_and_nobody_else() -> Result<()> {
+    let guarded = Guarded::new()?;
+    guarded.enforced_with("    - {cidrs: [10.9.9.9/32], why: nobody here}", |node, id| {
+        let job = guarded.scene.world.host("job");
+        let outside = guarded.scene.world.host("outside");
+        let _server = guarded.server()?;
+        node.set_own_addresses(&["10.77.1.1".parse()?, "fd77:1::1".parse()?])?;
+        node.quarantine(id)?;
+        for (to, closed) in [(job.at(7000), job.at(7001)), (job.at_v6(7000), job.at_v6(7001))] {
+            for attempt in [Attempt::Tcp, Attempt::Udp] {
+                let outcome = attempt.make(to, DEADLINE);
+                ensure!(outcome.is_ok(), "{attempt:?} {to} from the node: {outcome:?}");
+                let outcome = outside.enter(|| attempt.make(to, Duration::from_millis(300)));
+                ensure!(!outcome.is_ok(), "{attempt:?} {to} from outside: {outcome:?}");
+            }
+            let refused = TcpStream::connect_timeout(&closed, DEADLINE).map(drop);
+            assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused), "{closed}");
+        }
+        assert_eq!(node.state(id)?.violations, 0, "{:?}", node.state(id)?.counts);
+        Ok(())
+    })
+}
+
+#[test]
 fn callers_are_answered_with_and_without_a_socket() -> Result<()> {
     let guarded = Guarded::new()?;
     guarded.enforced(|node, id| {
         let job = guarded.scene.world.host("job");
         let outside = guarded.scene.world.host("outside");
-        let mut command = job.command("python3");
-        command.args(&python(SERVER)[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut server = guarded.scene.cgroup.spawn(command)?;
-        let mut ready = [0; 6];
-        server.stdout.as_mut().context("a pipe")?.read_exact(&mut ready)?;
+        let _server = guarded.server()?;
         for to in [job.at(7000), job.at_v6(7000)] {
             for attempt in [Attempt::Tcp, Attempt::Udp] {
                 let outcome = outside.enter(|| attempt.make(to, DEADLINE));
@@ -169,7 +212,7 @@ fn callers_are_answered_with_and_without_a_socket() -> Result<()> {
         for to in [job.at(7001), job.at_v6(7001)] {
             let refused = outside.enter(|| TcpStream::connect_timeout(&to, DEADLINE)).map(drop);
             let kind = refused.map_err(|error| error.kind());
-            assert_eq!(kind, Err(std::io::ErrorKind::ConnectionRefused), "{to}: a reset");
+            assert_eq!(kind, Err(ErrorKind::ConnectionRefused), "{to}: a reset");
         }
         for (family, kind, to) in [("AF_INET", 1, "10.77.1.2"), ("AF_INET6", 58, "fd77:1::2")] {
             let request = if kind == 1 { "8,0,0xf7ff" } else { "128,0,0" };
@@ -179,8 +222,6 @@ fn callers_are_answered_with_and_without_a_socket() -> Result<()> {
             );
             outside.run(["python3", "-c", &ping]).with_context(|| format!("no answer from {to}"))?;
         }
-        server.kill()?;
-        server.wait()?;
         assert_eq!(node.state(id)?.violations, 0, "{:?}", node.state(id)?.counts);
         Ok(())
     })

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use aya::Ebpf;
 use aya::maps::MapInfo;
 use egress_warden_common::ruleset::HEADER_WORDS;
-use egress_warden_common::state::{BINDING_ACTIVE, Binding, LocalKey};
+use egress_warden_common::state::{BINDING_ACTIVE, Binding, LocalKey, NODE_SLOT};
 
 use super::cgroup::Cgroups;
 use super::directory::Directory;
@@ -68,6 +68,7 @@ impl Node {
             slots: Slots::new(maps.bindings.capacity(), BTreeMap::new()),
             workloads: BTreeMap::new(),
             interfaces: BTreeMap::new(),
+            own: Vec::new(),
             watch: None,
             directory,
             programs,
@@ -137,6 +138,10 @@ impl Node {
     }
 
     fn adopt_local(&mut self, key: LocalKey, owners: &BTreeMap<u32, u64>) -> Result<(), NodeError> {
+        if key.slot == NODE_SLOT {
+            self.own.push(key);
+            return Ok(());
+        }
         match owners.get(&key.slot).and_then(|cgroup| self.workloads.get_mut(cgroup)) {
             Some(bound) => bound.locals.push(key),
             None => self.maps.unlist_local(key)?,

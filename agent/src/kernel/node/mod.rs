@@ -19,13 +19,15 @@ mod tc;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, RingBuf};
+use egress_warden_common::Address;
 use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS};
 use egress_warden_common::ruleset::{FLAGS, FLAGS_MARK, HEADER_WORDS, LENGTH, VERSION};
-use egress_warden_common::state::{Binding, Interface, LocalKey};
+use egress_warden_common::state::{Binding, Interface, LocalKey, NODE_SLOT};
 
 use self::directory::Directory;
 use self::programs::Programs;
@@ -77,6 +79,8 @@ pub struct Node {
     regions: Regions,
     slots: Slots,
     workloads: BTreeMap<u64, Bound>,
+    /// The node's own addresses, as they are listed.
+    own: Vec<LocalKey>,
     /// The host's ends of workloads' wires, as they are listed.
     interfaces: BTreeMap<u32, Interface>,
 }
@@ -206,6 +210,26 @@ impl Node {
     /// network is not known.
     pub fn backstops(&self, cgroup_id: u64) -> Option<&[Backstop]> {
         self.workloads.get(&cgroup_id)?.backstops.as_deref()
+    }
+
+    /// Tells the programs the node's own addresses: its probes are answered in quarantine as well.
+    pub fn set_own_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), NodeError> {
+        let own = addresses.iter().filter(|address| !address.is_loopback());
+        let keys: Vec<LocalKey> = own
+            .map(|address| LocalKey {
+                address: Address::from(*address).to_bytes(),
+                slot: NODE_SLOT,
+                interface: 0,
+            })
+            .collect();
+        for key in keys.iter().filter(|key| !self.own.contains(key)) {
+            self.maps.list_local(*key)?;
+        }
+        let gone = std::mem::replace(&mut self.own, keys);
+        for key in gone.iter().filter(|key| !self.own.contains(key)) {
+            self.maps.unlist_local(*key)?;
+        }
+        Ok(())
     }
 
     /// Ends the enforcement of a cgroup, whether that still exists or not.
