@@ -11,13 +11,15 @@ use crate::sys;
 
 /// Payload of a datagram, and of each way of a round trip.
 const PAYLOAD: [u8; 64] = [7; 64];
+/// Begins a stream that is not sent back.
+const BULK: &[u8] = b"bulk";
 /// The first destination of datagrams; the others follow it.
 pub const DATAGRAMS_TO: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// Where every variant is asked to let something out that it should not.
 pub const REFUSED: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
 
 /// Reads commands, one a line, and answers each with one: `udp DESTINATIONS COUNT`, `connect PLACE COUNT` and
-/// `trip PLACE COUNT` with nanoseconds for one operation, `refused` with the error of a datagram to [`REFUSED`], or `sent`.
+/// `trip PLACE COUNT` and `bulk PLACE COUNT` with nanoseconds for one operation, `refused` with the error of a datagram to [`REFUSED`], or `sent`.
 ///
 /// # Errors
 /// When an operation fails that should not.
@@ -32,6 +34,7 @@ pub fn serve_commands(cpu: usize) -> Result<()> {
             ["udp", destinations, count] => datagrams(destinations.parse()?, count.parse()?)?.to_string(),
             ["connect", place, count] => connects(place.parse()?, count.parse()?)?.to_string(),
             ["trip", place, count] => trips(place.parse()?, count.parse()?)?.to_string(),
+            ["bulk", place, count] => bulk(place.parse()?, count.parse()?)?.to_string(),
             ["refused"] => refused()?,
             _ => bail!("no such command: {line}"),
         };
@@ -77,6 +80,17 @@ fn trips(place: SocketAddrV4, count: u32) -> Result<u128> {
     })
 }
 
+/// One way; the far end sends nothing back before the end.
+fn bulk(place: SocketAddrV4, count: u32) -> Result<u128> {
+    let mut stream = TcpStream::connect(place)?;
+    let block = vec![7; 1 << 16];
+    stream.write_all(BULK)?;
+    let taken = each(count, |_| stream.write_all(black_box(&block)))?;
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(taken)
+}
+
 fn refused() -> Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     match socket.send_to(&PAYLOAD, SocketAddrV4::new(REFUSED, 9)) {
@@ -96,6 +110,10 @@ pub fn echo(listener: &TcpListener, stop: impl Fn() -> bool) {
         }
         stream.set_nodelay(true).ok();
         while let Ok(length) = stream.read(&mut buffer) {
+            if buffer[..length].starts_with(BULK) {
+                io::copy(&mut stream, &mut io::sink()).ok();
+                break;
+            }
             if length == 0 || stream.write_all(&buffer[..length]).is_err() {
                 break;
             }

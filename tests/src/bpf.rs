@@ -8,12 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::TestCgroup;
+use crate::{TestCgroup, sys};
 
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_QUERY: libc::c_long = 16;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const LINK_CREATE: libc::c_long = 28;
+const SCHED_CLS: u32 = 3;
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
 
 /// A hook of a cgroup: the kernel's number of the program type and of the attach type.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,15 @@ struct AttachAttr {
 
 #[repr(C)]
 #[derive(Default)]
+struct LinkAttr {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
 struct InfoAttr {
     program: u32,
     length: u32,
@@ -109,11 +122,33 @@ pub fn programs_on(cgroup: &Path) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Loads a program and attaches it to a cgroup of the test, with which it goes away. Returns its id.
+/// Attaches an empty program to either direction of an interface of the caller's network namespace. It stays as long as
+/// the links that are returned.
 ///
 /// # Errors
-/// When the kernel refuses it.
-pub fn attach(cgroup: &TestCgroup, hook: Hook, program: &[u64], flags: u32) -> io::Result<u32> {
+/// When the kernel refuses it, or has no tcx.
+pub fn empty_on_interface(interface: &str) -> io::Result<Vec<OwnedFd>> {
+    /// `r0 = TCX_NEXT; exit`.
+    const NEXT: &[u64] = &[0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
+    let index = sys::interface_index(interface)?;
+    [TCX_INGRESS, TCX_EGRESS]
+        .into_iter()
+        .map(|attach_type| {
+            let program = load(Hook { kind: SCHED_CLS, attach_type }, NEXT)?;
+            let mut link = LinkAttr {
+                program: program.as_raw_fd().cast_unsigned(),
+                interface: index,
+                attach_type,
+                ..LinkAttr::default()
+            };
+            let raw = bpf(LINK_CREATE, &mut link)?;
+            // SAFETY: the descriptor is new and nobody else's.
+            Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+        })
+        .collect()
+}
+
+fn load(hook: Hook, program: &[u64]) -> io::Result<OwnedFd> {
     let mut load = LoadAttr {
         kind: hook.kind,
         count: u32::try_from(program.len()).unwrap_or_default(),
@@ -124,7 +159,15 @@ pub fn attach(cgroup: &TestCgroup, hook: Hook, program: &[u64], flags: u32) -> i
     };
     let raw = bpf(PROG_LOAD, &mut load)?;
     // SAFETY: the descriptor is new and nobody else's.
-    let loaded = unsafe { OwnedFd::from_raw_fd(raw) };
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Loads a program and attaches it to a cgroup of the test, with which it goes away. Returns its id.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn attach(cgroup: &TestCgroup, hook: Hook, program: &[u64], flags: u32) -> io::Result<u32> {
+    let loaded = load(hook, program)?;
     let directory = File::open(cgroup.path())?;
     let mut attached = AttachAttr {
         cgroup: directory.as_raw_fd().cast_unsigned(),

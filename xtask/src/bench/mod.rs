@@ -5,6 +5,7 @@
 
 mod report;
 mod stage;
+mod wire;
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{build_release, run, setup};
 use report::{Row, Run};
-use stage::{Stage, Variant};
+use stage::{Measured, Stage, Variant};
+use wire::Wire;
 
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask bench [--quick] [--json FILE]
@@ -34,6 +36,14 @@ const OPERATIONS: [(&str, &str, u32); 4] = [
     ("TCP round trip", "trip PEER", 1_500),
 ];
 const PREFIXES: [u32; 2] = [100, 100_000];
+/// The same over a veth, with bulk data besides: the time for 64 KiB.
+const WIRE_OPERATIONS: [(&str, &str, u32); 4] = [
+    ("over a veth: 64-byte datagram", "udp 1", 20_000),
+    ("over a veth: connect and close", "connect PEER", 400),
+    ("over a veth: TCP round trip", "trip PEER", 1_500),
+    ("over a veth: 64 KiB of a TCP stream", "bulk PEER", 2_000),
+];
+const WIRE_PREFIXES: u32 = 100_000;
 const ROUNDS: usize = 40;
 const QUICK_ROUNDS: usize = 4;
 
@@ -45,8 +55,14 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
     run::run(run::cargo().args(["build", "--release", "--package", "egress-warden-tests", "--bins"]))?;
     let mut rows = Vec::new();
     for prefixes in PREFIXES {
-        rows.extend(measure(prefixes, rounds)?);
+        let mut stages: Vec<Stage> =
+            Variant::ALL.iter().map(|variant| Stage::new(*variant, prefixes)).collect::<Result<_>>()?;
+        stages.iter_mut().try_for_each(Stage::prove)?;
+        rows.extend(measure(&OPERATIONS, &mut stages, prefixes, rounds)?);
     }
+    let mut wires: Vec<Wire> =
+        wire::Variant::ALL.iter().map(|variant| Wire::new(*variant, WIRE_PREFIXES)).collect::<Result<_>>()?;
+    rows.extend(measure(&WIRE_OPERATIONS, &mut wires, WIRE_PREFIXES, rounds)?);
     let run = Run::new(rounds, rows)?;
     print!("{}", run.table());
     fs::write(&json, run.json()).with_context(|| format!("cannot write {}", json.display()))?;
@@ -67,12 +83,14 @@ fn read(args: &[String]) -> Result<(usize, PathBuf)> {
     Ok((rounds, json))
 }
 
-fn measure(prefixes: u32, rounds: usize) -> Result<Vec<Row>> {
-    let mut stages: Vec<Stage> =
-        Variant::ALL.iter().map(|variant| Stage::new(*variant, prefixes)).collect::<Result<_>>()?;
-    stages.iter_mut().try_for_each(Stage::prove)?;
+fn measure(
+    operations: &[(&'static str, &'static str, u32)],
+    stages: &mut [impl Measured],
+    prefixes: u32,
+    rounds: usize,
+) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (name, command, count) in OPERATIONS {
+    for (name, command, count) in operations.iter().copied() {
         let mut figures: Vec<Vec<u64>> = vec![Vec::new(); stages.len()];
         // The first turn warms up; then each variant is the first as often as any other.
         for round in 0..=rounds {
@@ -85,7 +103,7 @@ fn measure(prefixes: u32, rounds: usize) -> Result<Vec<Row>> {
             }
         }
         for (stage, figures) in stages.iter().zip(figures) {
-            rows.push(Row::new(name, prefixes, stage.variant().name(), figures));
+            rows.push(Row::new(name, prefixes, stage.name(), figures));
         }
         eprintln!("measured: {name}, {prefixes} prefixes");
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,10 +93,6 @@ impl Stage {
         Ok(Stage { variant, peer, worker, _service: service, _cgroup: cgroup, _files: files, _world: world })
     }
 
-    pub(crate) const fn variant(&self) -> Variant {
-        self.variant
-    }
-
     /// Refuses what it should and nothing else, or there is nothing to measure.
     pub(crate) fn prove(&mut self) -> Result<()> {
         let (name, refuses) = (self.variant.name(), self.variant.refuses());
@@ -105,9 +102,23 @@ impl Stage {
         self.turn("connect PEER", 1).with_context(|| format!("{name}: a connection that is allowed"))?;
         Ok(())
     }
+}
+
+/// Something that can be measured by turns.
+pub(super) trait Measured {
+    /// What it is called in the table.
+    fn name(&self) -> &'static str;
 
     /// Nanoseconds for one operation.
-    pub(crate) fn turn(&mut self, command: &str, count: u32) -> Result<u64> {
+    fn turn(&mut self, command: &str, count: u32) -> Result<u64>;
+}
+
+impl Measured for Stage {
+    fn name(&self) -> &'static str {
+        self.variant.name()
+    }
+
+    fn turn(&mut self, command: &str, count: u32) -> Result<u64> {
         let command = command.replace("PEER", &self.peer.to_string());
         let said = self.worker.ask(&format!("{command} {count}"))?;
         said.parse().with_context(|| format!("{}: the worker said `{said}`", self.variant.name()))
@@ -126,7 +137,7 @@ fn sink(job: &Host) -> Result<()> {
 }
 
 /// So many prefixes, those that the worker sends to among them. No two can be merged.
-fn allowed(prefixes: u32, peer: Ipv4Addr) -> Vec<String> {
+pub(super) fn allowed(prefixes: u32, peer: Ipv4Addr) -> Vec<String> {
     let fill = (0..prefixes - 2).map(|number| format!("{}/32", Ipv4Addr::from(0x0b00_0000 + 2 * number)));
     let [a, b, ..] = DATAGRAMS_TO.octets();
     fill.chain([format!("{a}.{b}.0.0/21"), format!("{peer}/32")]).collect()
@@ -134,14 +145,18 @@ fn allowed(prefixes: u32, peer: Ipv4Addr) -> Vec<String> {
 
 fn allowlist(files: &TempDir, allowed: &[String]) -> Result<()> {
     fs::write(files.path().join("prefixes"), allowed.join("\n"))?;
+    Ok(fs::write(files.path().join("bench.yaml"), places("{all: true}", &files.path().join("prefixes")))?)
+}
+
+/// A policy `bench` for whatever is selected, with the prefixes of a file.
+pub(super) fn places(select: &str, prefixes: &Path) -> String {
     let head = "apiVersion: egress-warden.dev/v1\n";
-    let text = format!(
-        "{head}kind: EgressPolicy\nmetadata: {{name: bench}}\nspec:\n  select: {{all: true}}\n  mode: enforce\n  \
+    format!(
+        "{head}kind: EgressPolicy\nmetadata: {{name: bench}}\nspec:\n  select: {select}\n  mode: enforce\n  \
          allow: [places]\n---\n{head}kind: Destinations\nmetadata: {{name: places}}\nspec:\n  to:\n    \
          - {{cidrsFrom: {}, why: bench}}\n",
-        files.path().join("prefixes").display()
-    );
-    Ok(fs::write(files.path().join("bench.yaml"), text)?)
+        prefixes.display()
+    )
 }
 
 fn nftables(job: &Host, cgroup: &TestCgroup, files: &TempDir, allowed: &[String]) -> Result<()> {
@@ -165,14 +180,14 @@ fn nftables(job: &Host, cgroup: &TestCgroup, files: &TempDir, allowed: &[String]
 }
 
 /// The process that is measured.
-struct Worker {
+pub(super) struct Worker {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Worker {
-    fn start(mut command: Command, cgroup: Option<&TestCgroup>) -> Result<Worker> {
+    pub(super) fn start(mut command: Command, cgroup: Option<&TestCgroup>) -> Result<Worker> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = match cgroup {
             Some(cgroup) => cgroup.spawn(command)?,
@@ -185,7 +200,7 @@ impl Worker {
         Ok(worker)
     }
 
-    fn ask(&mut self, command: &str) -> Result<String> {
+    pub(super) fn ask(&mut self, command: &str) -> Result<String> {
         writeln!(self.input.as_mut().context("its input is closed")?, "{command}")?;
         self.line()
     }
@@ -207,7 +222,7 @@ impl Drop for Worker {
 }
 
 /// The other end of connections.
-struct Service {
+pub(super) struct Service {
     stop: Arc<AtomicBool>,
     host: Host,
     at: SocketAddr,
@@ -215,7 +230,7 @@ struct Service {
 }
 
 impl Service {
-    fn start(host: &Host, at: SocketAddr) -> Result<Service> {
+    pub(super) fn start(host: &Host, at: SocketAddr) -> Result<Service> {
         let listener = host.enter(|| TcpListener::bind(at))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
