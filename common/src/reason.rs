@@ -67,6 +67,8 @@ reasons! {
     Fragment = 15, "fragment";
     /// The packet's headers cannot be followed to the end.
     Malformed = 16, "malformed";
+    /// A socket of a type or protocol whose packets could not be judged, or a raw one that the policy does not open.
+    SocketType = 17, "socket_type";
 }
 
 /// Number of reasons: the size of the counters' first dimension, with room to grow within one ABI version.

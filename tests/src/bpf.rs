@@ -24,6 +24,8 @@ pub struct Hook {
 
 /// Packets that leave.
 pub const EGRESS: Hook = Hook { kind: 8, attach_type: 1 };
+/// Sockets that are made.
+pub const SOCK_CREATE: Hook = Hook { kind: 9, attach_type: 2 };
 /// IPv4 connect.
 pub const CONNECT4: Hook = Hook { kind: 18, attach_type: 10 };
 /// IPv4 sendmsg without connect.

@@ -24,6 +24,8 @@ mod replies_udp;
 mod sending;
 #[path = "flows/shapes.rs"]
 mod shapes;
+#[path = "flows/socket_types.rs"]
+mod socket_types;
 #[path = "flows/turned.rs"]
 mod turned;
 

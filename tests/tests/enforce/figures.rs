@@ -139,7 +139,7 @@ fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
         ("egress", 13_000),
         ("ingress", 8_000),
-        ("note_socket", 1_000),
+        ("note_socket", 4_000),
         ("note_bound4", 1_000),
         ("note_bound6", 1_000),
         ("connect4", 7_000),

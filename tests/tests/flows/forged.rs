@@ -36,7 +36,7 @@ fn a_raw_socket_over_loopback() -> Result<()> {
     let world = world()?;
     let (job, outside) = (world.host("job"), world.host("outside"));
     let wire = wire(&world)?;
-    let lists = Allowlists::new(&[], &[])?;
+    let lists = Allowlists::new(&[], &["raw: [icmp]"])?;
     let mut program = lists.start(job, &["--keep-caps", "NET_RAW,NET_BIND_SERVICE"], OVER_LOOPBACK)?;
     program.expect("ready")?;
     // The listener does answer who really comes from outside.

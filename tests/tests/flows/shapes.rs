@@ -7,6 +7,7 @@ use super::{is_marked, settle, wire, world};
 
 /// Everything goes to the allowed place, by every port of TCP and UDP, so that the shape alone is what is refused.
 const ALLOWED: &[&str] = &["cidrs: [10.77.2.2/32, \"fd77:2::2/128\"]"];
+const RAW: &[&str] = &["raw: [icmp, icmpv6]"];
 const OPTIONS: &[&str] = &["--keep-caps", "NET_RAW"];
 
 /// Sends `packets`, pairs of a name and the packet, and says how each went.
@@ -36,7 +37,7 @@ def fragment(following, offset):
 fn check(setup: &str, packets: &str, expected: &[(&str, Option<&str>)]) -> Result<Report> {
     let world = world()?;
     let wire = wire(&world)?;
-    let lists = Allowlists::new(ALLOWED, &[])?;
+    let lists = Allowlists::new(ALLOWED, RAW)?;
     let program = format!("{setup}\npackets = [{packets}]\n{SEND}");
     let mut program = lists.start(world.host("job"), OPTIONS, &program)?;
     for (name, reason) in expected {
@@ -141,7 +142,7 @@ fn other_protocols() -> Result<()> {
 fn a_destination_that_the_header_alone_names() -> Result<()> {
     let world = world()?;
     let wire = wire(&world)?;
-    let lists = Allowlists::new(ALLOWED, &[])?;
+    let lists = Allowlists::new(ALLOWED, RAW)?;
     // The address that the call names picks the next hop; the header says where the packet goes.
     let program = r#"
 raw = raw4()

@@ -105,6 +105,7 @@ fn nothing(policy: &Policy) -> Policy {
         rules: Vec::new(),
         deny: metadata::denies().collect(),
         loopback: Loopback::default(),
+        raw: BTreeSet::new(),
         quarantine: Vec::new(),
         beyond_exec: Vec::new(),
     }
