@@ -24,6 +24,11 @@ impl Bytes for PacketBytes {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.load(offset as usize).ok()
     }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.0.len()
+    }
 }
 
 /// The packet's full socket, or null.

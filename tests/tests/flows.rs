@@ -6,6 +6,8 @@ mod callers;
 mod forged;
 #[path = "flows/forged_audit.rs"]
 mod forged_audit;
+#[path = "flows/large.rs"]
+mod large;
 #[path = "flows/loopback.rs"]
 mod loopback;
 #[path = "flows/one_socket.rs"]

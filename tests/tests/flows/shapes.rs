@@ -17,6 +17,12 @@ for name, packet in packets:
     say(name, how(lambda: raw.sendto(packet, (THERE, 0))))
 "#;
 
+/// A datagram whose header says another length.
+const LYING: &str = r#"
+def lying(length):
+    return struct.pack("!HHHH", 9, 90, length, 0) + MARK
+"#;
+
 const V4: &str = r#"
 VERSION, HERE, THERE = 4, "10.77.1.2", "10.77.2.2"
 def make(protocol, payload, **more):
@@ -27,6 +33,8 @@ const V6: &str = r#"
 VERSION, HERE, THERE = 6, "fd77:1::2", "fd77:2::2"
 def make(following, payload, to=THERE):
     return ipv6(HERE, to, following, payload)
+def claims(packet, length):
+    return packet[:4] + struct.pack("!H", length) + packet[6:]
 def extension(following, units=0):
     return bytes([following, units]) + bytes(6 + 8 * units)
 def fragment(following, offset):
@@ -38,7 +46,7 @@ fn check(setup: &str, packets: &str, expected: &[(&str, Option<&str>)]) -> Resul
     let world = world()?;
     let wire = wire(&world)?;
     let lists = Allowlists::new(ALLOWED, RAW)?;
-    let program = format!("{setup}\npackets = [{packets}]\n{SEND}");
+    let program = format!("{LYING}{setup}\npackets = [{packets}]\n{SEND}");
     let mut program = lists.start(world.host("job"), OPTIONS, &program)?;
     for (name, reason) in expected {
         program.expect(&format!("{name} {}", if reason.is_some() { "EPERM" } else { "ok" }))?;
@@ -65,6 +73,11 @@ fn ipv4() -> Result<()> {
         ("no-ports", make(17, b"\0\x09")),
         ("no-flags", make(6, bytes(12))),
         ("no-type", make(1, b"")),
+        ("half-a-message", make(1, bytes([8, 0, 0, 0, 0, 0, 0]))),
+        ("hollow-datagram", make(17, lying(200))),
+        ("hidden-behind", make(17, lying(8))),
+        ("no-tcp-header", make(6, bytes(12) + bytes([4 << 4, 2]) + bytes(6) + MARK)),
+        ("tcp-options-beyond", make(6, bytes(12) + bytes([15 << 4, 2]) + bytes(6) + MARK)),
         ("first-fragment", make(17, datagram(9, 90), fragment=0x2000))"#;
     check(
         V4,
@@ -78,6 +91,11 @@ fn ipv4() -> Result<()> {
             ("no-ports", Some("malformed")),
             ("no-flags", Some("malformed")),
             ("no-type", Some("malformed")),
+            ("half-a-message", Some("malformed")),
+            ("hollow-datagram", Some("malformed")),
+            ("hidden-behind", Some("malformed")),
+            ("no-tcp-header", Some("malformed")),
+            ("tcp-options-beyond", Some("malformed")),
             // It shows its ports; what follows it is refused, so nobody can put it together.
             ("first-fragment", None),
         ],
@@ -100,6 +118,14 @@ fn ipv6() -> Result<()> {
         ("cut-chain", make(60, bytes([17, 200]) + MARK)),
         ("cut-extension", make(60, b"\x11\0")),
         ("no-ports", make(17, b"\0")),
+        ("longer-than-it-is", claims(make(17, datagram(9, 90)), 34)),
+        ("shorter-than-its-headers", claims(make(17, datagram(9, 90)), 7)),
+        ("nothing-behind", claims(make(17, datagram(9, 90)), 0)),
+        ("shorter-than-its-chain", claims(make(60, extension(17, 1) + datagram(9, 90)), 15)),
+        ("half-a-message", make(58, bytes([128, 0, 0, 0, 0, 0, 0]))),
+        ("hollow-datagram", make(17, lying(200))),
+        ("hidden-behind", make(17, lying(8))),
+        ("no-tcp-header", make(6, bytes(12) + bytes([4 << 4, 2]) + bytes(6) + MARK)),
         ("mapped", make(17, datagram(9, 90), to="::ffff:10.77.2.2")),
         ("no-next", make(59, MARK))"#;
     check(
@@ -117,6 +143,14 @@ fn ipv6() -> Result<()> {
             ("cut-chain", Some("malformed")),
             ("cut-extension", Some("malformed")),
             ("no-ports", Some("malformed")),
+            ("longer-than-it-is", Some("malformed")),
+            ("shorter-than-its-headers", Some("malformed")),
+            ("nothing-behind", Some("malformed")),
+            ("shorter-than-its-chain", Some("malformed")),
+            ("half-a-message", Some("malformed")),
+            ("hollow-datagram", Some("malformed")),
+            ("hidden-behind", Some("malformed")),
+            ("no-tcp-header", Some("malformed")),
             ("mapped", Some("malformed")),
             ("no-next", Some("protocol_not_allowed")),
         ],
