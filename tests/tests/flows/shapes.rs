@@ -1,5 +1,7 @@
 //! Packets whose headers are made by hand: what hides where it goes is refused for that, and once for each packet.
 
+use std::fs;
+
 use anyhow::Result;
 use egress_warden_tests::job::{Allowlists, Report};
 
@@ -191,5 +193,49 @@ say(how(lambda: raw.sendto(ipv4("10.77.1.2", "10.77.2.2", 17, datagram(9, 90)), 
     assert_eq!(report.events[0]["dst"], "10.77.3.2");
     settle(&wire, &world)?;
     assert_eq!(wire.count(is_marked), 1);
+    Ok(())
+}
+
+/// A plain datagram, then two whose lengths lie, over each version.
+const LIES: &str = r#"
+def send(version, packet, to):
+    raw = raw4() if version == 4 else raw6()
+    return how(lambda: raw.sendto(packet, (to, 0)))
+FOUR, SIX = ("10.77.1.2", "10.77.2.2"), ("fd77:1::2", "fd77:2::2")
+def lies():
+    tall = ipv6(*SIX, 17, datagram(9, 90))
+    return [send(4, ipv4(*FOUR, 17, lying(200)), FOUR[1]), send(6, tall[:4] + b"\x00\xff" + tall[6:], SIX[1])]
+def plain():
+    return [send(4, ipv4(*FOUR, 17, datagram(9, 90)), FOUR[1]), send(6, ipv6(*SIX, 17, datagram(9, 90)), SIX[1])]
+say(*plain(), *lies(), *lies(), *plain())
+"#;
+
+#[test]
+fn lying_lengths_in_audit() -> Result<()> {
+    let world = world()?;
+    let wire = wire(&world)?;
+    let lists = Allowlists::new(ALLOWED, RAW)?;
+    let file = lists.path().join("list.yaml");
+    fs::write(&file, fs::read_to_string(&file)?.replace("mode: enforce", "mode: audit"))?;
+    let mut program = lists.start(world.host("job"), OPTIONS, &format!("{LYING}{LIES}"))?;
+    program.expect("ok ok ok ok ok ok ok ok")?;
+    let report = program.finish()?;
+    assert!(report.errors.contains("  would refuse 4 attempts, malformed\n"), "{}", report.errors);
+    settle(&wire, &world)?;
+    assert_eq!(wire.count(is_marked), 8);
+    Ok(())
+}
+
+#[test]
+fn lying_lengths_lead_to_quarantine_and_are_told_as_such_in_it() -> Result<()> {
+    let world = world()?;
+    let wire = wire(&world)?;
+    let lists = Allowlists::new(ALLOWED, &[RAW[0], "quarantine: {violations: 2, within: 60s}"])?;
+    let mut program = lists.start(world.host("job"), OPTIONS, &format!("{LYING}{LIES}"))?;
+    program.expect("ok ok EPERM EPERM EPERM EPERM EPERM EPERM")?;
+    let report = program.finish()?;
+    report.assert_refused(&[("malformed", 4), ("quarantined", 2)]);
+    settle(&wire, &world)?;
+    assert_eq!(wire.count(is_marked), 2);
     Ok(())
 }
