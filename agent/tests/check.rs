@@ -183,8 +183,8 @@ fn merged(set: &allowlist::AllowlistSet) -> egress_warden::policy::Policy {
 fn policies_add_up() {
     let set = two_policies(
         "  mode: audit\n  allow: [a, b, meta]\n  deny: [10.9.0.0/16]\n  loopback: allow\n  metadata: true\n  \
-         quarantine: {violations: 5, within: 1s, keep: [a, b]}\n",
-        "  mode: enforce\n  allow: [b]\n  deny: [10.8.0.0/16]\n  quarantine: {violations: 9, within: 2s, keep: [b]}\n",
+         raw: [icmp, gre, 254]\n  quarantine: {violations: 5, within: 1s, keep: [a, b]}\n",
+        "  mode: enforce\n  allow: [b]\n  deny: [10.8.0.0/16]\n  raw: [47, icmpv6, 1]\n  quarantine: {violations: 9, within: 2s, keep: [b]}\n",
     );
     let policy = merged(&set);
     assert_eq!(policy.name, "first+second");
@@ -194,18 +194,20 @@ fn policies_add_up() {
     let denied: Vec<_> = policy.deny.iter().map(|deny| deny.cidr.to_string()).collect();
     assert_eq!(denied, ["10.9.0.0/16", "10.8.0.0/16"], "one that opens metadata is enough");
     assert_eq!(policy.loopback, Loopback::ByNamespace, "the default is the stricter one");
+    assert_eq!(policy.raw, BTreeSet::from([1, 47]), "what every policy opens");
     assert_eq!(policy.quarantine.iter().map(|rule| rule.violations).collect::<Vec<_>>(), [5, 9]);
 }
 
 #[test]
 fn a_policy_without_quarantine_has_no_say_in_what_is_kept() {
     let set = two_policies(
-        "  mode: audit\n  allow: [a]\n  loopback: deny\n",
+        "  mode: audit\n  allow: [a]\n  loopback: deny\n  raw: [icmp]\n",
         "  mode: audit\n  allow: [a, b, meta]\n  quarantine: {violations: 9, within: 2s, keep: [a]}\n",
     );
     let policy = merged(&set);
     assert_eq!(policy.mode, Mode::Audit);
     assert_eq!(policy.loopback, Loopback::Deny);
+    assert_eq!(policy.raw, BTreeSet::new(), "one that does not say `raw` opens none");
     assert!(policy.rules.iter().all(|rule| rule.keep == (rule.destinations == "a")));
     assert_eq!(policy.deny.len(), metadata::networks().len(), "the built-in refusals stand there once");
     assert_eq!(merge(Vec::new()), None);
@@ -368,18 +370,18 @@ fn what_the_agent_cannot_enforce_either_is_told_apart() {
                 - {cidrs: [10.0.0.0/8], ports: [443], why: services}\n    \
                 - {domains: [example.org], ports: [443], why: by name}\n---\n\
                 apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {name: test}\nspec:\n  \
-                select: {namespaces: [train]}\n  mode: enforce\n  allow: [open]\n  raw: [icmp]\n  existing: keep\n  \
+                select: {namespaces: [train]}\n  mode: enforce\n  allow: [open]\n  existing: keep\n  \
                 require: [backstop]\n  dns: {types: [A]}\n  \
                 quarantine: {violations: 5, within: 1m, action: freeze, scope: job, release: 1h}\n";
     fs::write(&file, text).unwrap();
     let policy = allowlist::load(&[file]).unwrap().policy("test").unwrap();
     let names = |beyond: Vec<&Beyond>| beyond.into_iter().map(|one| one.what.clone()).collect::<Vec<_>>();
-    let common = ["raw", "existing: keep", "require", "dns.types"];
+    let common = ["existing: keep", "require", "dns.types"];
     let of_exec = ["quarantine.action: freeze", "quarantine.scope: job", "quarantine.release: 1h", "domains"];
-    assert_eq!(names(policy.beyond_exec.iter().collect()), [common, of_exec].concat());
+    assert_eq!(names(policy.beyond_exec.iter().collect()), [&common[..], &of_exec].concat());
     assert_eq!(
         names(policy.beyond_agent().collect()),
-        ["raw", "existing: keep", "dns.types", "quarantine.scope: job", "domains"]
+        ["existing: keep", "dns.types", "quarantine.scope: job", "domains"]
     );
     let rule = &policy.quarantine[0];
     assert_eq!(

@@ -3,7 +3,7 @@
 //! Everything here is `no_std`, free of allocation and of `unsafe`, and compiled twice: into the eBPF object that the
 //! kernel verifies, and into the agent, where the same functions answer `explain` and stand in the property tests.
 //! The way of the data: [`packet`] finds the outermost destination, [`decide`](fn@decide::decide) looks it up in a
-//! [`ruleset`] and names a [`Reason`]; [`state`] holds the records that both sides read and write.
+//! [`ruleset`] and names a [`Reason`]; [`socket`] says which sockets may be made at all; [`state`] holds the records that both sides read and write.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod link;
 pub mod packet;
 pub mod reason;
 pub mod ruleset;
+pub mod socket;
 pub mod state;
 
 pub use address::Address;

@@ -8,12 +8,20 @@ use crate::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reas
 pub trait Bytes {
     /// `N` bytes from `offset` (from the start of the IP header) on, or `None` beyond the end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// How many bytes there are, from the start of the IP header on. A frame may have been padded, so the packet can end
+    /// before.
+    fn length(&self) -> u32;
 }
 
 impl Bytes for [u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = offset as usize;
         self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -117,8 +125,25 @@ struct Network {
     protocol: u8,
     /// Offset of the transport header.
     offset: u32,
-    /// 1 for the first fragment of a packet that goes on, else 0.
-    fragment: u8,
+    /// Offset behind the last byte that the header claims: what a receiver reads.
+    end: u32,
+    /// The first of several fragments: the rest of the transport's data is not here.
+    fragmented: bool,
+    /// Larger than the header can say.
+    oversized: bool,
+}
+
+/// Where the packet ends that claims `claimed` bytes behind its first `before`, and whether it is larger than 16 bits can
+/// say. Zero means that for what is handed to the device in one piece to be segmented there ("BIG TCP"), and for
+/// jumbograms.
+#[inline(always)]
+fn end<B: Bytes + ?Sized>(bytes: &B, before: u32, claimed: u16) -> Result<(u32, bool), Reason> {
+    let length = bytes.length();
+    if claimed == 0 && length > before + u32::from(u16::MAX) {
+        return Ok((length, true));
+    }
+    let end = before + u32::from(claimed);
+    if end > length { Err(Reason::Malformed) } else { Ok((end, false)) }
 }
 
 #[inline(always)]
@@ -133,12 +158,15 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     if fragment & 0x1fff != 0 {
         return Err(Reason::Fragment);
     }
+    let (end, oversized) = end(bytes, 0, u16::from_be_bytes([header[2], header[3]]))?;
     Ok(Network {
         source: v4_address(&header, 12),
         destination: v4_address(&header, 16),
         protocol: header[9],
         offset: 20,
-        fragment: u8::from(fragment & 0x2000 != 0),
+        end,
+        fragmented: fragment & 0x2000 != 0,
+        oversized,
     })
 }
 
@@ -150,20 +178,21 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     if destination.as_v4().is_some() || source.as_v4().is_some() {
         return Err(Reason::Malformed);
     }
+    let (end, oversized) = end(bytes, 40, u16::from_be_bytes([header[4], header[5]]))?;
+    let mut fragmented = false;
     let mut protocol = header[6];
     let mut offset = 40u32;
-    let mut fragment = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !matches!(protocol, HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT) {
             break;
         }
         let extension = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
         if protocol == FRAGMENT {
-            let place = u16::from_be_bytes([extension[2], extension[3]]);
-            if place & 0xfff8 != 0 {
+            let field = u16::from_be_bytes([extension[2], extension[3]]);
+            if field & 0xfff8 != 0 {
                 return Err(Reason::Fragment);
             }
-            fragment |= (place & 1) as u8;
+            fragmented |= field & 1 != 0;
             offset += 8;
         } else {
             offset += (u32::from(extension[1]) + 1) * 8;
@@ -173,13 +202,19 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     match protocol {
         ROUTING => Err(Reason::RoutingHeader),
         HOP_BY_HOP | DESTINATION_OPTIONS | FRAGMENT => Err(Reason::Malformed),
-        _ => Ok(Network { source, destination, protocol, offset, fragment }),
+        _ => Ok(Network { source, destination, protocol, offset, end, fragmented, oversized }),
     }
 }
 
+const TCP_HEADER: u32 = 20;
+const UDP_HEADER: u32 = 8;
+/// Of every message that is defined, in both versions.
+const ICMP_HEADER: u32 = 8;
+
 #[inline(always)]
 fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, Reason> {
-    let Network { source, destination, protocol, offset, fragment } = *network;
+    let Network { source, destination, protocol, offset, end, .. } = *network;
+    let fragment = u8::from(network.fragmented);
     let mut packet = Packet {
         source,
         destination,
@@ -190,21 +225,37 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, 
         source_port: 0,
         port: 0,
     };
-    match protocol {
-        IPPROTO_TCP | IPPROTO_UDP => {
-            let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
-            packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-            packet.port = u16::from_be_bytes([ports[2], ports[3]]);
-            if protocol == IPPROTO_TCP {
-                let [flags] = bytes.load::<1>(offset + 13).ok_or(Reason::Malformed)?;
-                packet.tcp_flags = flags;
-            }
+    // Nothing behind the end is believed: a receiver does not read it.
+    let Some(rest) = end.checked_sub(offset) else { return Err(Reason::Malformed) };
+    let shortest = match protocol {
+        IPPROTO_TCP => TCP_HEADER,
+        IPPROTO_UDP => UDP_HEADER,
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => ICMP_HEADER,
+        _ => return Ok(packet),
+    };
+    if rest < shortest {
+        return Err(Reason::Malformed);
+    }
+    let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
+    if matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
+        packet.port = u16::from(ports[0]);
+        return Ok(packet);
+    }
+    packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
+    packet.port = u16::from_be_bytes([ports[2], ports[3]]);
+    if protocol == IPPROTO_TCP {
+        let [words, flags] = bytes.load::<2>(offset + 12).ok_or(Reason::Malformed)?;
+        let header = u32::from(words >> 4) * 4;
+        if header < TCP_HEADER || header > rest {
+            return Err(Reason::Malformed);
         }
-        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
-            let [kind] = bytes.load::<1>(offset).ok_or(Reason::Malformed)?;
-            packet.port = u16::from(kind);
+        packet.tcp_flags = flags;
+    } else if !network.oversized {
+        let claimed = u32::from(u16::from_be_bytes(bytes.load::<2>(offset + 4).ok_or(Reason::Malformed)?));
+        // Of a fragmented datagram the rest follows; else it fills its packet, and hides nothing behind its end.
+        if claimed < rest || (claimed > rest && !network.fragmented) {
+            return Err(Reason::Malformed);
         }
-        _ => {}
     }
     Ok(packet)
 }

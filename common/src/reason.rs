@@ -67,7 +67,7 @@ reasons! {
     Fragment = 15, "fragment";
     /// The packet's headers cannot be followed to the end.
     Malformed = 16, "malformed";
-    /// A socket of a type or protocol that cannot be judged.
+    /// A socket of a type or protocol whose packets could not be judged, or a raw one that the policy does not open.
     SocketType = 17, "socket_type";
 }
 

@@ -11,6 +11,7 @@
 //! | IPv6 boundaries | 3 | upper and lower half of the start, class |
 //! | classes | 1 | nothing, refused by a rule, or a run of intervals |
 //! | intervals | 4 | protocol and ports, rules, until when allowed, until when kept in quarantine |
+//! | raw protocols | 1 | 64 of the protocols for which raw sockets are open, one bit each; four words, or the part is absent |
 //!
 //! Flattening overlaps is the compiler's work; here a lookup is one binary search over the boundaries and one over the
 //! intervals of the class found.
@@ -34,6 +35,9 @@ pub const CLASSES: u32 = 4;
 pub const INTERVALS: u32 = 5;
 /// Index of the word with the total length in words.
 pub const LENGTH: u32 = 6;
+/// Index of the word that places the protocols for which raw sockets are open; zero where there are none, as in every
+/// ruleset that was written before this part existed.
+pub const RAW: u32 = 7;
 /// Index of the first quarantine rule; each takes two words.
 pub const QUARANTINE: u32 = 8;
 
@@ -52,6 +56,8 @@ pub const V4_WORDS: u32 = 1;
 pub const V6_WORDS: u32 = 3;
 /// Words of an interval.
 pub const INTERVAL_WORDS: u32 = 4;
+/// Words of the set of raw protocols.
+pub const RAW_WORDS: u32 = 4;
 
 /// "No deadline" of an interval; 0 means "never".
 pub const FOREVER: u64 = u64::MAX;
@@ -269,6 +275,15 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
             return Some(Covering::OtherPort(self.word(next.wrapping_add(1))? as u32));
         }
         Some(Covering::OtherProtocol(rule))
+    }
+
+    /// Does the policy open raw sockets of this protocol? Where it cannot be read, it does not.
+    #[inline(always)]
+    #[must_use]
+    pub fn opens_raw(&self, protocol: u8) -> bool {
+        let Some((offset, RAW_WORDS)) = self.part(RAW) else { return false };
+        let Some(word) = self.word(offset.wrapping_add(u32::from(protocol) / 64)) else { return false };
+        word >> (protocol % 64) & 1 != 0
     }
 
     /// The quarantine rule with this index: violations and nanoseconds; `None` where there is none.

@@ -262,7 +262,7 @@ pub struct RefusedKey {
     pub slot: u32,
     /// The rule that refused or came nearest.
     pub rule: u32,
-    /// Destination port, or ICMP type.
+    /// Destination port, ICMP type, or the type of a socket that was refused.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -292,7 +292,7 @@ pub struct Record {
     pub rule: u32,
     /// Source port; 0 where unknown.
     pub source_port: u16,
-    /// Destination port, or ICMP type.
+    /// Destination port, ICMP type, or the type of a socket that was refused.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,

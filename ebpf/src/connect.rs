@@ -9,6 +9,7 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::socket::SOCK_STREAM;
 use egress_warden_common::state::{COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 use egress_warden_common::{Address, Verdict};
 
@@ -18,7 +19,6 @@ use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
 
-pub(crate) const SOCK_STREAM: u32 = 1;
 const REFUSE: i32 = 0;
 const PROCEED: i32 = 1;
 

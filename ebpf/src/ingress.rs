@@ -46,10 +46,10 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     let Some(socket) = stored(sk) else { return PASS };
     let Some(workload) = Workload::of_socket(Some(socket)) else { return PASS };
     let mut packet = NO_PACKET;
-    if !walk(skb, NO_LINK_HEADER, &mut packet).allows() {
-        return PASS;
-    }
+    let readable = walk(skb, NO_LINK_HEADER, &mut packet).allows();
     let own_namespace = in_own_namespace(workload.flags_of(socket));
+    // The fixed header tells whence also of a packet that cannot be read further, and the kernel takes more than is read
+    // here: IPv4 options for one.
     if on_loopback {
         return if forged(&workload, own_namespace, &packet) { drop_forged(&ctx, &workload) } else { PASS };
     }
@@ -57,9 +57,12 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     if !workload.has_uplink(interface) {
-        let begins = protocol == IPPROTO_TCP && packet.begins_tcp();
+        let begins = protocol == IPPROTO_TCP && (packet.begins_tcp() || !readable);
         let forged = begins && !answer(&workload, &packet, interface).reason.allows();
         return if forged { drop_forged(&ctx, &workload) } else { PASS };
+    }
+    if !readable {
+        return PASS;
     }
     if protocol == IPPROTO_TCP {
         if packet.begins_tcp() {

@@ -35,6 +35,11 @@ impl Bytes for PacketBytes {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.skb.load(self.base.wrapping_add(offset) as usize).ok()
     }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.skb.len().saturating_sub(self.base)
+    }
 }
 
 /// The packet's full socket, or null.

@@ -1,22 +1,60 @@
-//! A new socket: note whose it is, who made it, and in which network namespace.
+//! A new socket: may it be made, whose is it, who made it, and in which network namespace.
+//!
+//! Refused here is what egress could not judge, so that an application hears it at once. Not a boundary: an ancestor's
+//! program can undo the refusal, and sockets come in from elsewhere. Egress is.
 //!
 //! Noted here and not at connect, because listeners and sockets that only receive never connect, and because a packet
 //! program may run when "current" is somebody else.
 
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
+use egress_warden_common::Reason;
 use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::ruleset::Ruleset;
+use egress_warden_common::socket::{NewSocket, SOCK_RAW, SOCK_STREAM, judge_socket};
 use egress_warden_common::state::SOCKET_TCP;
 
-use crate::connect::SOCK_STREAM;
 use crate::maps::SOCKETS;
+use crate::rules::KernelWords;
+use crate::shared::{NO_PACKET, refused};
+use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
 
-/// Notes a new INET socket. It refuses nothing: where packets may go is judged when there are packets.
+const REFUSE: i32 = 0;
+const PROCEED: i32 = 1;
+const EPROTONOSUPPORT: i32 = 93;
+
+/// Lets INET sockets be made that can be judged, and notes them.
 #[cgroup_sock(sock_create)]
 pub(crate) fn note_socket(ctx: SockContext) -> i32 {
-    note(&ctx)
+    // Nobody knows whose it is: as at egress it is refused, and counted nowhere.
+    let Some(workload) = Workload::of_current() else { return REFUSE };
+    // SAFETY: fields of the program's context.
+    let made = unsafe {
+        NewSocket { family: (*ctx.sock).family, kind: (*ctx.sock).type_, protocol: (*ctx.sock).protocol }
+    };
+    let reason = judge_socket(&Ruleset::new(&KernelWords, workload.ruleset), &made);
+    if reason.allows() {
+        return note(&ctx);
+    }
+    let audit = workload.is_audit();
+    let verdict = refused(reason);
+    let kind = made.kind as u16;
+    let mut attempt =
+        Attempt::unsent(NO_PACKET.destination, made.ip_protocol(), kind, verdict, current_process());
+    attempt.audit = audit;
+    count(&workload, &attempt);
+    if audit {
+        return note(&ctx);
+    }
+    // A raw socket is a matter of permission; who asks for another protocol falls back to TCP or UDP when he hears that
+    // there is none. (Where it cannot be set it stays EPERM.)
+    if matches!(reason, Reason::SocketType) && made.kind != SOCK_RAW {
+        // SAFETY: takes a number.
+        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+    }
+    REFUSE
 }
 
 /// Notes a socket bound over IPv4 that was not noted when it was made: the kernel itself makes the TCP socket behind an
@@ -34,16 +72,16 @@ pub(crate) fn note_bound6(ctx: SockContext) -> i32 {
 
 #[inline(always)]
 fn note(ctx: &SockContext) -> i32 {
-    let Some(workload) = Workload::of_current() else { return 1 };
+    let Some(workload) = Workload::of_current() else { return PROCEED };
     let Some(socket) = SOCKETS.get_or_create(ctx.sock.cast()) else {
         bump!(workload, storage_failed);
-        return 1;
+        return PROCEED;
     };
     // SAFETY: the storage of a socket that is locked, or that nobody else can see yet.
     let socket = unsafe { &mut *socket };
     // Whoever binds a socket that was handed to him does not become its owner.
     if socket.netns_cookie != 0 {
-        return 1;
+        return PROCEED;
     }
     workload.claim(socket);
     socket.process = current_process();
@@ -54,5 +92,5 @@ fn note(ctx: &SockContext) -> i32 {
     if unsafe { (*ctx.sock).type_ == SOCK_STREAM && (*ctx.sock).protocol == u32::from(IPPROTO_TCP) } {
         socket.flags |= SOCKET_TCP;
     }
-    1
+    PROCEED
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +12,7 @@ use crate::{TestCgroup, sys};
 
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
+const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_QUERY: libc::c_long = 16;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
@@ -28,6 +29,8 @@ pub struct Hook {
 
 /// Packets that leave.
 pub const EGRESS: Hook = Hook { kind: 8, attach_type: 1 };
+/// Sockets that are made.
+pub const SOCK_CREATE: Hook = Hook { kind: 9, attach_type: 2 };
 /// IPv4 connect.
 pub const CONNECT4: Hook = Hook { kind: 18, attach_type: 10 };
 /// IPv4 sendmsg without connect.
@@ -186,6 +189,54 @@ pub fn attach(cgroup: &TestCgroup, hook: Hook, program: &[u64], flags: u32) -> i
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut asked)?;
     Ok(info[1])
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    program: u32,
+    result: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    processor: u32,
+    batch_size: u32,
+    reserved: u32,
+}
+
+/// The beginning of the kernel's `__sk_buff`.
+#[repr(C)]
+#[derive(Default)]
+struct SkBuff {
+    before: [u32; 10],
+    interface: u32,
+}
+
+/// Runs a loaded packet program on a frame, as on one that leaves by this interface of the caller's network namespace
+/// from a socket of the caller's cgroup. Returns what the program returned.
+///
+/// # Errors
+/// When the kernel does not take the frame: it has to hold an Ethernet header and at least one byte more.
+pub fn run_on_frame(program: BorrowedFd<'_>, frame: &[u8], interface: u32) -> io::Result<u32> {
+    let context = SkBuff { interface, ..SkBuff::default() };
+    let mut attr = RunAttr {
+        program: program.as_raw_fd().cast_unsigned(),
+        size_in: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+        data_in: frame.as_ptr() as u64,
+        context_size_in: u32::try_from(size_of::<SkBuff>()).unwrap_or_default(),
+        context_in: (&raw const context) as u64,
+        ..RunAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.result)
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {

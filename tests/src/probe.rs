@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::str::FromStr;
@@ -25,11 +26,17 @@ pub enum Attempt {
     Udp,
     /// Sends one UDP datagram on a connected socket and waits for one answer.
     UdpConnected,
+    /// Sends one datagram of UDP-Lite, for which nobody waits.
+    UdpLite,
 }
 
 impl Attempt {
-    const NAMES: [(Attempt, &str); 3] =
-        [(Attempt::Tcp, "tcp"), (Attempt::Udp, "udp"), (Attempt::UdpConnected, "udp-connected")];
+    const NAMES: [(Attempt, &str); 4] = [
+        (Attempt::Tcp, "tcp"),
+        (Attempt::Udp, "udp"),
+        (Attempt::UdpConnected, "udp-connected"),
+        (Attempt::UdpLite, "udp-lite"),
+    ];
 
     fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(attempt, _)| *attempt == self).map_or("", |(_, name)| name)
@@ -43,6 +50,7 @@ impl Attempt {
             Attempt::Tcp => tcp(to, timeout),
             Attempt::Udp => udp(to, timeout, false),
             Attempt::UdpConnected => udp(to, timeout, true),
+            Attempt::UdpLite => udp_lite(to),
         };
         let elapsed = start.elapsed();
         match result {
@@ -163,6 +171,18 @@ fn udp(to: SocketAddr, timeout: Duration, connected: bool) -> io::Result<usize> 
         socket.send_to(b"probe", to)?;
     }
     socket.recv(&mut [0; 1 << 11])
+}
+
+fn udp_lite(to: SocketAddr) -> io::Result<usize> {
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes numbers.
+    let made = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::IPPROTO_UDPLITE) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(made) });
+    socket.send_to(b"probe", to).map(|_| 0)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod figures;
 mod killed;
 #[path = "agent/quarantined.rs"]
 mod quarantined;
+#[path = "agent/raw.rs"]
+mod raw;
 #[path = "agent/reload.rs"]
 mod reload;
 #[path = "agent/workloads.rs"]

@@ -6,6 +6,8 @@ mod callers;
 mod forged;
 #[path = "flows/forged_audit.rs"]
 mod forged_audit;
+#[path = "flows/large.rs"]
+mod large;
 #[path = "flows/loopback.rs"]
 mod loopback;
 #[path = "flows/one_socket.rs"]
@@ -24,6 +26,8 @@ mod replies_udp;
 mod sending;
 #[path = "flows/shapes.rs"]
 mod shapes;
+#[path = "flows/socket_types.rs"]
+mod socket_types;
 #[path = "flows/turned.rs"]
 mod turned;
 

@@ -5,6 +5,7 @@ mod codegen;
 mod demo;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod text;
 #[cfg_attr(not(test), expect(dead_code, reason = "the agent's build script uses the rest"))]
@@ -23,7 +24,7 @@ struct Task {
     run: fn(&[String]) -> Result<()>,
 }
 
-const TASKS: [Task; 8] = [
+const TASKS: [Task; 9] = [
     Task { name: "setup", summary: "make this machine ready", help: setup::HELP, run: setup::task },
     Task { name: "build", summary: "build target/release/egress-warden", help: BUILD_HELP, run: build },
     Task {
@@ -55,6 +56,12 @@ const TASKS: [Task; 8] = [
         summary: "measure what enforcement costs, beside its peers",
         help: bench::HELP,
         run: bench::task,
+    },
+    Task {
+        name: "soak",
+        summary: "run what takes too long for every change",
+        help: soak::HELP,
+        run: soak::task,
     },
     Task { name: "demo", summary: "show the main job on real traffic", help: DEMO_HELP, run: demo },
 ];

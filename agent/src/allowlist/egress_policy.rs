@@ -1,5 +1,7 @@
 //! An EgressPolicy document, validated by itself.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::diagnostic::Report;
@@ -41,6 +43,7 @@ pub(crate) struct EgressPolicy {
     /// Where `metadata: true` stands.
     pub(crate) metadata: Option<Span>,
     pub(crate) loopback: Loopback,
+    pub(crate) raw: BTreeSet<u8>,
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) later: Vec<Later>,
     pub(crate) settings: Settings,
@@ -97,7 +100,13 @@ pub(crate) fn read(
     let metadata = fields.get("metadata").filter(|node| boolean(node, "metadata", report) == Some(true));
     let loopbacks = [("allow", Loopback::Allow), ("deny", Loopback::Deny)];
     let loopback = fields.get("loopback").and_then(|node| one_of(node, "loopback", &loopbacks, report));
-    let mut settings = Settings::default();
+    let raw: BTreeSet<u8> = fields
+        .get("raw")
+        .and_then(|node| unique_list(node, "raw", report, protocol))
+        .map(values)
+        .unwrap_or_default();
+    let mut settings =
+        Settings { raw: raw.iter().copied().map(protocol_name).collect(), ..Settings::default() };
     let mut later = later(&fields, &mut settings, report);
     let allow = allow.unwrap_or_default();
     let quarantine = fields
@@ -112,6 +121,7 @@ pub(crate) fn read(
         deny: deny.unwrap_or_default(),
         metadata: metadata.map(|node| node.at),
         loopback: loopback.unwrap_or_default(),
+        raw,
         quarantine,
         later,
         settings,
@@ -129,13 +139,6 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
     let mut add = |key: &str, what: String, agent: bool| {
         later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what, agent }));
     };
-    if let Some(node) = fields.get("raw")
-        && let Some(protocols) = unique_list(node, "raw", report, protocol)
-        && !protocols.is_empty()
-    {
-        add("raw", "raw".to_owned(), false);
-        settings.raw = values::<_, Vec<u32>>(protocols).into_iter().map(protocol_name).collect();
-    }
     if let Some(node) = fields.get("existing") {
         let judge = ("judge", Existing::Judge);
         let words = [("judge", judge), ("keep", ("keep", Existing::Keep)), ("cut", ("cut", Existing::Cut))];
@@ -158,7 +161,7 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
     later
 }
 
-const PROTOCOLS: [(&str, u32); 12] = [
+const PROTOCOLS: [(&str, u8); 12] = [
     ("icmp", 1),
     ("igmp", 2),
     ("tcp", 6),
@@ -174,16 +177,19 @@ const PROTOCOLS: [(&str, u32); 12] = [
 ];
 
 /// One spelling of a protocol, so that two policies can be compared.
-fn protocol_name(number: u32) -> String {
+fn protocol_name(number: u8) -> String {
     let named = PROTOCOLS.iter().find(|(_, known)| *known == number);
     named.map_or_else(|| format!("protocol {number}"), |(name, _)| (*name).to_owned())
 }
 
 /// A protocol by name or number. 255 is none: a raw socket opened with it may send any protocol.
-fn protocol(node: &Node, report: &mut Report) -> Option<u32> {
+fn protocol(node: &Node, report: &mut Report) -> Option<u8> {
     let text = raw_text(node, "raw", "the name or number of a protocol", report)?;
     let named = PROTOCOLS.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
-    let numbered = decimal(text).ok().filter(|number| (1..=254).contains(number));
+    let numbered = decimal(text)
+        .ok()
+        .and_then(|number| u8::try_from(number).ok())
+        .filter(|number| (1..=254).contains(number));
     if named.or(numbered).is_none() {
         let finding = report.error(
             node.at,

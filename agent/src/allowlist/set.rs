@@ -226,6 +226,7 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
             rules: Vec::new(),
             deny,
             loopback: document.loopback,
+            raw: document.raw,
             quarantine: quarantine.into_iter().collect(),
             require_backstop: document.settings.require.contains("backstop"),
             beyond_exec: document.later.into_iter().map(|one| later(one, sources)).collect(),

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
+use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 use time::OffsetDateTime;
@@ -300,6 +301,7 @@ pub fn explain(
             "in a network namespace of the workload's own it is allowed; this is the host's".to_owned(),
         );
     }
+    notes.extend(raw_socket(policy, &attempt, &verdict));
     if !verdict.reason.allows() {
         let misses = nearest(policy, destinations, &attempt, verdict.reason);
         notes.extend(misses.iter().map(|miss: &NearestMiss<'_>| format!("nearest: {miss}")));
@@ -311,6 +313,19 @@ pub fn explain(
         }
     }
     Ok(Explanation { attempt, verdict, rule, notes })
+}
+
+/// Most of what sends ICMP does it by a raw socket where it runs as root, and that is another question.
+fn raw_socket(policy: &Policy, attempt: &Attempt, verdict: &Verdict) -> Option<String> {
+    let name = match attempt.protocol {
+        IPPROTO_ICMP => "icmp",
+        IPPROTO_ICMPV6 => "icmpv6",
+        _ => return None,
+    };
+    let closed = verdict.reason.allows() && !policy.raw.contains(&attempt.protocol);
+    closed.then(|| {
+        format!("by a ping socket; a raw one, as ping uses as root, is refused until the policy says raw: [{name}]")
+    })
 }
 
 /// The deadline, where one decides or will decide.

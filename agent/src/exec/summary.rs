@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use egress_warden_common::reason::Protocol;
+use egress_warden_common::socket::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
 use egress_warden_common::state::{Process, Record, RefusedKey, State};
 use egress_warden_common::{Address, Reason};
 
@@ -173,7 +174,11 @@ impl Summary<'_> {
             port: key.port,
             reason: key.reason,
         };
-        let where_to = attempt(key).map_or_else(|| "an unreadable packet".to_owned(), |a| a.to_string());
+        let where_to = match attempt(key) {
+            Some(attempt) => attempt.to_string(),
+            None if reason == Reason::SocketType => socket_kind(key),
+            None => "an unreadable packet".to_owned(),
+        };
         let who = self.culprits.of(&target).map_or_else(String::new, |who| format!("  by {who}"));
         writeln!(out, "    {count:>6}  {where_to}  {}{who}", reason.name())?;
         if let Some(rule) = self.compiled.rule(key.rule).filter(|_| names_its_rule(reason)) {
@@ -265,6 +270,16 @@ fn attempt(key: &RefusedKey) -> Option<Attempt> {
     let address: IpAddr = known(key.destination)?;
     debug_assert_eq!(Address::from(address).to_bytes(), key.destination, "one spelling for each address");
     Some(Attempt { address, protocol: key.protocol, port: key.port })
+}
+
+/// A socket that was refused, as the system call names it.
+fn socket_kind(key: &RefusedKey) -> String {
+    match u32::from(key.port) {
+        SOCK_STREAM => format!("a stream socket of protocol {}", key.protocol),
+        SOCK_DGRAM => format!("a datagram socket of protocol {}", key.protocol),
+        SOCK_RAW => format!("a raw socket of protocol {}", key.protocol),
+        kind => format!("a socket of type {kind} and protocol {}", key.protocol),
+    }
 }
 
 /// Reasons whose rule is the one that refused, and not one that came near.

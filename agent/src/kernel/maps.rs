@@ -112,6 +112,11 @@ impl Enforcer {
         self.maps.state(slot)
     }
 
+    /// Nothing is counted of a workload any more; its records are limited anew.
+    pub fn clear_state(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.maps.clear_state(slot)
+    }
+
     /// The refused destinations of all workloads, with the number of attempts.
     pub fn refused(&self) -> Result<Vec<(RefusedKey, u64)>, KernelError> {
         self.maps.refused()

@@ -82,6 +82,12 @@ impl Enforcer {
         Ok(())
     }
 
+    /// A loaded program, for whoever runs it on packets of his own (`BPF_PROG_TEST_RUN`).
+    pub fn program(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        program.fd().map(AsFd::as_fd).map_err(|error| refused_program(name, &error))
+    }
+
     /// How many instructions the verifier walked for each program.
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
         HOOKS

@@ -6,8 +6,8 @@ use super::{Loopback, Mode, Policy, Rule};
 
 /// The one policy that several make, `None` of none.
 ///
-/// Enforce wins over audit and `loopback: deny` over allow; what is allowed and what is denied are united; every
-/// quarantine rule runs, and in quarantine only those Destinations stay open that every policy with such a rule keeps.
+/// Enforce wins over audit and `loopback: deny` over allow; what is allowed and what is denied are united; raw sockets are
+/// open for the protocols that every policy opens; every quarantine rule runs, and in quarantine only those Destinations stay open that every policy with such a rule keeps.
 #[must_use]
 pub fn merge(mut policies: Vec<Policy>) -> Option<Policy> {
     policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -21,6 +21,7 @@ pub fn merge(mut policies: Vec<Policy>) -> Option<Policy> {
             merged.mode = Mode::Enforce;
         }
         merged.loopback = stricter(merged.loopback, policy.loopback);
+        merged.raw.retain(|protocol| policy.raw.contains(protocol));
         let known: HashSet<_> = merged.rules.iter().map(|rule| rule.origin.clone()).collect();
         // One entry that two policies allow is one rule: it was written in one place.
         merged.rules.extend(policy.rules.into_iter().filter(|rule| !known.contains(&rule.origin)));

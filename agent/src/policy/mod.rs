@@ -2,6 +2,7 @@
 //! ([`crate::allowlist`]) and what the kernel reads ([`crate::ruleset`]).
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -140,6 +141,8 @@ pub struct Policy {
     pub deny: Vec<Deny>,
     /// Loopback.
     pub loopback: Loopback,
+    /// `raw`: IP protocols for which raw sockets are open.
+    pub raw: BTreeSet<u8>,
     /// Quarantine rules.
     pub quarantine: Vec<Quarantine>,
     /// Is a workload without a backstop on every interface not to be called enforced?

@@ -2,8 +2,8 @@
 
 use egress_warden_common::ruleset::{
     CLASS_DENY, CLASS_INTERVALS, CLASS_NONE, CLASSES, FLAG_AUDIT, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY,
-    FLAGS, FLAGS_MARK, HEADER_WORDS, INTERVAL_WORDS, INTERVALS, LENGTH, QUARANTINE, V4, V6, V6_WORDS,
-    VERSION, interval_key,
+    FLAGS, FLAGS_MARK, HEADER_WORDS, INTERVAL_WORDS, INTERVALS, LENGTH, QUARANTINE, RAW, RAW_WORDS, V4, V6,
+    V6_WORDS, VERSION, interval_key,
 };
 
 use super::intervals::Interval;
@@ -25,7 +25,8 @@ pub(super) fn encode(policy: &Policy, parts: &Parts) -> Vec<u64> {
         + parts.v4.len()
         + parts.v6.len() * V6_WORDS as usize
         + parts.classes.len()
-        + intervals * INTERVAL_WORDS as usize;
+        + intervals * INTERVAL_WORDS as usize
+        + RAW_WORDS as usize;
     let mut words = Vec::with_capacity(length);
     words.resize(HEADER_WORDS as usize, 0);
 
@@ -53,8 +54,21 @@ pub(super) fn encode(policy: &Policy, parts: &Parts) -> Vec<u64> {
             words.extend(list.iter().flat_map(interval));
         }
     }
+    if !policy.raw.is_empty() {
+        words[RAW as usize] = place(&words, RAW_WORDS as usize);
+        words.extend(raw_protocols(policy));
+    }
     header(policy, &mut words);
     words
+}
+
+/// One bit for each protocol.
+fn raw_protocols(policy: &Policy) -> [u64; RAW_WORDS as usize] {
+    let mut set = [0; RAW_WORDS as usize];
+    for protocol in &policy.raw {
+        set[usize::from(protocol / 64)] |= 1 << (protocol % 64);
+    }
+    set
 }
 
 fn place(words: &[u64], count: usize) -> u64 {

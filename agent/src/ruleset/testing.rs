@@ -1,5 +1,7 @@
 //! Policies for unit tests.
 
+use std::collections::BTreeSet;
+
 use egress_warden_common::reason::IPPROTO_TCP;
 
 use super::attempt::Attempt;
@@ -29,6 +31,7 @@ pub(crate) fn policy(rules: Vec<Rule>) -> Policy {
         rules,
         deny: Vec::new(),
         loopback: Loopback::ByNamespace,
+        raw: BTreeSet::new(),
         quarantine: Vec::new(),
         require_backstop: false,
         beyond_exec: Vec::new(),

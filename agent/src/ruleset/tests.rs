@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::ruleset::{LENGTH, RAW_WORDS};
 use egress_warden_common::{Facts, Reason, Route, decide};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -121,4 +122,18 @@ fn what_does_not_fit_is_refused_with_figure_limit_and_policy() {
     let every_other = (0..600_000).map(|index| Ipv4Net::new(Ipv4Addr::from(index * 2), 32).unwrap().into());
     let error = compile(&policy(vec![tcp_rule(every_other.collect(), 1, 1)])).unwrap_err();
     assert_eq!((error.figure, error.found), (Figure::V4Boundaries, 1_200_000));
+}
+
+#[test]
+fn raw_protocols_stand_in_the_words_and_cost_nothing_where_there_are_none() {
+    let plain = policy(vec![rule("internal", 4, &["10.0.0.0/8"], &[443])]);
+    let opening = Policy { raw: [1, 58, 64, 254].into(), ..plain.clone() };
+    let (plain, opening) = (compile(&plain).unwrap(), compile(&opening).unwrap());
+    assert_eq!(opening.words.len(), plain.words.len() + RAW_WORDS as usize);
+    assert_eq!(opening.words[LENGTH as usize], opening.words.len() as u64);
+    for protocol in 0..=u8::MAX {
+        assert!(!plain.ruleset().opens_raw(protocol));
+        assert_eq!(opening.ruleset().opens_raw(protocol), [1, 58, 64, 254].contains(&protocol), "{protocol}");
+    }
+    assert_ne!(opening.hash(), plain.hash());
 }

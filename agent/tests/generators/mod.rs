@@ -1,5 +1,6 @@
 //! Random policies, and what the tests of rulesets share beside them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -105,6 +106,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             rules,
             deny: deny.into_iter().map(|cidr| Deny { origin: None, cidr, why: "test".into() }).collect(),
             loopback,
+            raw: BTreeSet::new(),
             quarantine: Vec::new(),
             require_backstop: false,
             beyond_exec: Vec::new(),
@@ -132,6 +134,7 @@ pub(crate) fn bare_policy(rules: Vec<Rule>) -> Policy {
         rules,
         deny: Vec::new(),
         loopback: Loopback::ByNamespace,
+        raw: BTreeSet::new(),
         quarantine: Vec::new(),
         require_backstop: false,
         beyond_exec: Vec::new(),

@@ -137,9 +137,9 @@ fn exec_adds_little_to_a_command() -> Result<()> {
 #[test]
 fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
-        ("egress", 13_000),
-        ("ingress", 8_000),
-        ("note_socket", 1_000),
+        ("egress", 14_000),
+        ("ingress", 9_000),
+        ("note_socket", 4_000),
         ("note_bound4", 1_000),
         ("note_bound6", 1_000),
         ("connect4", 7_000),

@@ -36,7 +36,7 @@ fn a_raw_socket_over_loopback() -> Result<()> {
     let world = world()?;
     let (job, outside) = (world.host("job"), world.host("outside"));
     let wire = wire(&world)?;
-    let lists = Allowlists::new(&[], &[])?;
+    let lists = Allowlists::new(&[], &["raw: [icmp]"])?;
     let mut program = lists.start(job, &["--keep-caps", "NET_RAW,NET_BIND_SERVICE"], OVER_LOOPBACK)?;
     program.expect("ready")?;
     // The listener does answer who really comes from outside.
@@ -89,6 +89,37 @@ fn forged_packets_of_a_neighbour_on_loopback_are_dropped_on_arrival() -> Result<
     neighbour.expect("sent")?;
     neighbour.finish()?;
     assert_eq!(program.ask("go")?, "ETIMEDOUT ETIMEDOUT EPERM");
+    let report = program.finish()?;
+    report.assert_refused(&[("not_allowlisted", 1)]);
+    assert_eq!(report.note("claimed to come from outside"), 4, "{}", report.errors);
+    settle(&wire, &world)?;
+    assert_eq!(wire.count(|frame| is_to(frame, outside)), 0);
+    Ok(())
+}
+
+/// The same with an IPv4 option that says nothing: what cannot be read further here is read by the kernel.
+const SENDS_WITH_OPTIONS: &str = r#"
+nothing = dict(ihl=6, options=bytes([1, 1, 1, 0]))
+for own in ["10.77.1.2", "127.0.0.1"]:
+    raw4().sendto(ipv4("10.77.3.2", own, 6, segment("10.77.3.2", own, 4000, 80, 2), **nothing), (own, 0))
+    raw4().sendto(ipv4("10.77.3.2", own, 17, datagram(4000, 70), **nothing), (own, 0))
+# The control: with a source on loopback the kernel does take such a datagram.
+raw4().sendto(ipv4("127.0.0.1", "127.0.0.1", 17, datagram(4001, 70), **nothing), ("127.0.0.1", 0))
+say("sent")
+"#;
+
+#[test]
+fn what_cannot_be_read_further_is_forged_all_the_same() -> Result<()> {
+    let world = world()?;
+    let (job, outside) = (world.host("job"), world.host("outside"));
+    let wire = wire(&world)?;
+    let lists = Allowlists::new(&[], &[])?;
+    let mut program = lists.start(job, &[], RECEIVES)?;
+    program.expect("ready")?;
+    let mut neighbour = outsider(job, SENDS_WITH_OPTIONS)?;
+    neighbour.expect("sent")?;
+    neighbour.finish()?;
+    assert_eq!(program.ask("go")?, "ETIMEDOUT ok EPERM");
     let report = program.finish()?;
     report.assert_refused(&[("not_allowlisted", 1)]);
     assert_eq!(report.note("claimed to come from outside"), 4, "{}", report.errors);

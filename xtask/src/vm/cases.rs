@@ -38,6 +38,7 @@ const WORKS: &[Case] = &[
     case("udp-connected-refused", refused::udp_connected),
     case("mapped-refused", refused::mapped),
     case("port-refused", refused::port),
+    case("socket-types", refused::socket_types),
     case("events", refused::events),
     case("quarantine", refused::quarantine),
     case("exit-codes", jail::exit_codes),

@@ -105,6 +105,7 @@ fn nothing(policy: &Policy) -> Policy {
         rules: Vec::new(),
         deny: metadata::denies().collect(),
         loopback: Loopback::default(),
+        raw: BTreeSet::new(),
         quarantine: Vec::new(),
         require_backstop: false,
         beyond_exec: Vec::new(),

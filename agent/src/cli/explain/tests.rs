@@ -186,3 +186,14 @@ fn several_paths_may_follow_one_flag() {
     assert_eq!(args.allowlists, [PathBuf::from("a.yaml"), PathBuf::from("b")]);
     assert!(CommandLine::try_parse_from(["explain", "--policy", "p", "--to", "10.0.0.5:443"]).is_err());
 }
+
+#[test]
+fn an_allowed_icmp_message_says_what_a_raw_socket_needs() {
+    let mut lists = lists();
+    lists.rules[0].ports.push(crate::policy::PortRange { protocol: 1, first: 8, last: 8 });
+    let allowed = "allowed  10.0.0.5:echo-request/icmp  by lists.yaml:12:5 (internal): object store";
+    let note = "\n         by a ping socket; a raw one, as ping uses as root, is refused until the policy says raw: [icmp]";
+    assert_eq!(answer(&lists, "10.0.0.5:echo-request/icmp"), expected(0, &format!("{allowed}{note}")));
+    lists.raw.insert(1);
+    assert_eq!(answer(&lists, "10.0.0.5:echo-request/icmp"), expected(0, allowed));
+}

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use egress_warden_tests::probe::Attempt;
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::DEADLINE;
-use nix::libc::EPERM;
+use nix::libc::{EPERM, EPROTONOSUPPORT};
 
 use super::super::scenario::{ALLOWED, KEPT, OTHER, Scenario, expect_line};
 use super::expect;
@@ -43,6 +43,26 @@ pub(super) fn port(scenario: &Scenario) -> Result<String> {
     let other = scenario.outside().at(OTHER);
     refused(scenario, "open", &[(Attempt::Tcp, other), (Attempt::Udp, other)], "port_not_allowed")?;
     Ok("EPERM for another port of an allowed host".to_owned())
+}
+
+/// A socket that could not be judged is not made; the errno of this kernel, on which applications fall back.
+pub(super) fn socket_types(scenario: &Scenario) -> Result<String> {
+    let outside = scenario.outside();
+    let attempts = [(Attempt::UdpLite, outside.at(ALLOWED)), (Attempt::UdpLite, outside.at_v6(ALLOWED))];
+    for (attempt, place) in attempts {
+        let control = scenario.job().enter(|| attempt.make(place, DEADLINE));
+        if !control.is_ok() {
+            bail!("UDP-Lite to {place} does not work even without a policy: errno {}", control.errno);
+        }
+    }
+    let capture = scenario.capture()?;
+    let attempted = scenario.attempts(Some(scenario.job()), &["--policy", "open"], &attempts)?;
+    expect_line(&attempted.summary, "refused 2 attempts, socket_type")?;
+    for (outcome, (_, place)) in attempted.outcomes.iter().zip(attempts) {
+        expect("errno", &outcome.errno, &EPROTONOSUPPORT)?;
+        expect("frames on the outside host's wire", &scenario.frames(&capture, place)?, &0)?;
+    }
+    Ok("EPROTONOSUPPORT, 0 frames, 1 counted; IPv4 and IPv6".to_owned())
 }
 
 /// The positive control first: without a policy the same attempts arrive.
@@ -83,6 +103,7 @@ fn protocol(attempt: Attempt) -> &'static str {
     match attempt {
         Attempt::Tcp => "tcp",
         Attempt::Udp | Attempt::UdpConnected => "udp",
+        Attempt::UdpLite => "other",
     }
 }
 
@@ -90,6 +111,7 @@ fn serve(scenario: &Scenario, attempt: Attempt, place: SocketAddr) -> Result<Ser
     match attempt {
         Attempt::Tcp => Server::tcp_greeter(scenario.outside(), wire(place), b"hello"),
         Attempt::Udp | Attempt::UdpConnected => Server::udp_echo(scenario.outside(), wire(place)),
+        Attempt::UdpLite => bail!("nothing here serves UDP-Lite"),
     }
 }
 
