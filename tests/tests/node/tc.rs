@@ -331,7 +331,7 @@ fn an_interface_that_is_made_anew_gets_a_new_backstop() -> Result<()> {
         let wire = Wire::new()?;
         wire.enter(way, || {
             let mut node = wire.opened()?;
-            wire.lay_again()?;
+            wire.scene.world.lay_again(WIRE)?;
             node.set_namespace(wire.scene.id()?, &wire.namespace()?)?;
             expect_attached(way, WIRE, 2)?;
             assert_eq!(wire.pinned()?.0, 1, "of the old one nothing is left");
@@ -341,7 +341,7 @@ fn an_interface_that_is_made_anew_gets_a_new_backstop() -> Result<()> {
 
             // While no agent runs.
             drop(node);
-            wire.lay_again()?;
+            wire.scene.world.lay_again(WIRE)?;
             let (mut node, _) = wire.bpffs.open()?;
             assert_eq!(wire.pinned()?, (0, 0));
             node.set_namespace(wire.scene.id()?, &wire.namespace()?)?;
@@ -352,26 +352,4 @@ fn an_interface_that_is_made_anew_gets_a_new_backstop() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-impl Wire {
-    /// Cuts the workload's wire and lays a new one. The calling thread is on the router.
-    fn lay_again(&self) -> Result<()> {
-        let job = self.scene.world.host("job");
-        run("ip link del job")?;
-        run(&format!("ip link add name job type veth peer name eth0 netns {}", job.path()))?;
-        run("ip addr add 10.77.1.1/24 dev job")?;
-        run("ip addr add fd77:1::1/64 dev job nodad")?;
-        run("ip link set dev job up")?;
-        for line in [
-            "ip addr add 10.77.1.2/24 dev eth0",
-            "ip addr add fd77:1::2/64 dev eth0 nodad",
-            "ip link set dev eth0 up",
-            "ip route add default via 10.77.1.1",
-            "ip -6 route add default via fd77:1::1",
-        ] {
-            job.run(line.split(' '))?;
-        }
-        Ok(())
-    }
 }

@@ -131,6 +131,11 @@ impl Scenario {
         self.world.router()
     }
 
+    /// The job's wire is cut, and a new one laid.
+    pub(super) fn lay_again(&self) -> Result<()> {
+        self.world.lay_again(&self.job().name)
+    }
+
     /// The agent on the router, with a workload.
     pub(super) fn node(&self) -> Result<&Node> {
         let node = self.node.get_or_init(|| Node::new(self).map_err(|error| format!("{error:#}")));

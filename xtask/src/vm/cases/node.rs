@@ -1,13 +1,13 @@
 //! The agent, and the backstop on the other end of the workload's wire.
 
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_warden_tests::forge::Forgery;
 use egress_warden_tests::probe::Attempt;
-use egress_warden_tests::wait::DEADLINE;
+use egress_warden_tests::wait::{DEADLINE, until};
 
 use super::super::guest::{ARGUMENT, SERVE};
 use super::super::node::{FOREIGN, Node};
@@ -86,12 +86,7 @@ pub(super) fn spoof(scenario: &Scenario) -> Result<String> {
 }
 
 /// The positive control was made before the agent was started: see [`Node::control`].
-fn forgery(
-    scenario: &Scenario,
-    forgery: Forgery,
-    source: std::net::Ipv4Addr,
-    reason: &'static str,
-) -> Result<()> {
+fn forgery(scenario: &Scenario, forgery: Forgery, source: Ipv4Addr, reason: &'static str) -> Result<()> {
     const COUNT: usize = 3;
     let node = scenario.node()?;
     let (arrived, counted) = (node.forged(), node.counted(reason)?);
@@ -177,6 +172,18 @@ fn refuses_still(scenario: &Scenario, node: &Node) -> Result<()> {
     node.forge(scenario, Forgery::Frame, scenario.job().v4, 1)?;
     node.settle(scenario)?;
     expect("arrived", &(node.forged() - arrived), &0)
+}
+
+/// The wire is another interface then, and the agent has only the kernel's word for it.
+pub(super) fn new_wire(scenario: &Scenario) -> Result<String> {
+    let node = scenario.node()?;
+    scenario.lay_again()?;
+    let guarded = || node.expect_attached(scenario, 2).ok();
+    until("the new wire to get its backstop", DEADLINE, guarded)?;
+    reached(scenario, node)?;
+    refuses_still(scenario, node)?;
+    expect("tier", &node.workload()?["tier"].as_str(), &Some("backstop"))?;
+    Ok("a wire that is laid anew gets a backstop of its own".to_owned())
 }
 
 /// With the agent's help, and of what a killed one left.
