@@ -13,6 +13,7 @@ pub mod bpf;
 mod capture;
 mod cgroup;
 pub mod flood;
+pub mod forge;
 mod frame;
 pub mod job;
 mod netns;

@@ -28,14 +28,20 @@ pub enum Attempt {
     UdpConnected,
     /// Sends one datagram of UDP-Lite, for which nobody waits.
     UdpLite,
+    /// The same without connect, with a datagram that takes several fragments.
+    UdpFragments,
 }
 
+/// More than three times what Ethernet carries.
+const FRAGMENTED: [u8; 5000] = [b'f'; 5000];
+
 impl Attempt {
-    const NAMES: [(Attempt, &str); 4] = [
+    const NAMES: [(Attempt, &str); 5] = [
         (Attempt::Tcp, "tcp"),
         (Attempt::Udp, "udp"),
         (Attempt::UdpConnected, "udp-connected"),
         (Attempt::UdpLite, "udp-lite"),
+        (Attempt::UdpFragments, "udp-fragments"),
     ];
 
     fn name(self) -> &'static str {
@@ -48,8 +54,9 @@ impl Attempt {
         let start = Instant::now();
         let result = match self {
             Attempt::Tcp => tcp(to, timeout),
-            Attempt::Udp => udp(to, timeout, false),
-            Attempt::UdpConnected => udp(to, timeout, true),
+            Attempt::Udp => udp(to, timeout, false, b"probe"),
+            Attempt::UdpConnected => udp(to, timeout, true, b"probe"),
+            Attempt::UdpFragments => udp(to, timeout, false, &FRAGMENTED),
             Attempt::UdpLite => udp_lite(to),
         };
         let elapsed = start.elapsed();
@@ -160,17 +167,17 @@ fn tcp(to: SocketAddr, timeout: Duration) -> io::Result<usize> {
     stream.read_to_end(&mut received)
 }
 
-fn udp(to: SocketAddr, timeout: Duration, connected: bool) -> io::Result<usize> {
+fn udp(to: SocketAddr, timeout: Duration, connected: bool, payload: &[u8]) -> io::Result<usize> {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(timeout))?;
     if connected {
         socket.connect(to)?;
-        socket.send(b"probe")?;
+        socket.send(payload)?;
     } else {
-        socket.send_to(b"probe", to)?;
+        socket.send_to(payload, to)?;
     }
-    socket.recv(&mut [0; 1 << 11])
+    socket.recv(&mut [0; 1 << 13])
 }
 
 fn udp_lite(to: SocketAddr) -> io::Result<usize> {

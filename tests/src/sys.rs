@@ -4,6 +4,7 @@
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -76,6 +77,43 @@ pub(crate) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads the size that it is given from `address`.
     check(unsafe { libc::bind(raw, (&raw const address).cast(), length_of::<libc::sockaddr_ll>()) })?;
     Ok(socket)
+}
+
+/// A raw socket that is handed whole IPv4 packets, in the calling thread's network namespace.
+pub(crate) fn raw_socket() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let raw = check(unsafe {
+        libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
+    })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Sends these bytes on a bound socket.
+pub(crate) fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads the length that it is given from `bytes`.
+    let sent = unsafe { libc::send(socket.as_fd().as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends these bytes to an IPv4 place.
+pub(crate) fn send_to(socket: &impl AsFd, bytes: &[u8], to: SocketAddrV4) -> io::Result<()> {
+    // SAFETY: a sockaddr_in is plain data, for which all zeros is a value.
+    let mut address: libc::sockaddr_in = unsafe { zeroed() };
+    address.sin_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default();
+    address.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+    // SAFETY: both buffers are passed with their own sizes.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            0,
+            (&raw const address).cast(),
+            length_of::<libc::sockaddr_in>(),
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Receives one frame into `buffer`: its length, and whether this side sent it.

@@ -76,6 +76,15 @@ impl World {
         self.hosts.get(name).unwrap_or_else(|| panic!("this world has no host {name}"))
     }
 
+    /// Cuts a host's wire and lays a new one with the same addresses, as when a container is connected anew.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn lay_again(&self, name: &str) -> Result<()> {
+        self.router.run(["ip", "link", "del", name])?;
+        lay_wire(&self.router, self.host(name))
+    }
+
     /// The router; its interfaces have the hosts' names.
     #[must_use]
     pub fn router(&self) -> &Namespace {
@@ -84,17 +93,25 @@ impl World {
 }
 
 fn add_host(router: &Namespace, name: &str, number: u8) -> Result<Host> {
-    let namespace = Namespace::new()?;
     let v4 = Ipv4Addr::new(10, 77, number, 2);
     let v6 = Ipv6Addr::new(0xfd77, number.into(), 0, 0, 0, 0, 0, 2);
-    let (gateway_v4, gateway_v6) = (format!("10.77.{number}.1"), format!("fd77:{number:x}::1"));
+    let host = Host { name: name.to_owned(), v4, v6, namespace: Namespace::new()? };
+    lay_wire(router, &host)?;
+    Ok(host)
+}
+
+fn lay_wire(router: &Namespace, host: &Host) -> Result<()> {
+    let Host { name, v4, v6, namespace } = host;
+    let [first, second, third, _] = v4.octets();
+    let gateway_v4 = Ipv4Addr::new(first, second, third, 1);
+    let gateway_v6 = Ipv6Addr::from(v6.to_bits() - 1);
     let ip = |namespace: &Namespace, line: &str| {
         namespace.run(["ip"].into_iter().chain(line.split(' '))).map(drop)
     };
 
     ip(router, &format!("link add name {name} type veth peer name eth0 netns {}", namespace.path()))?;
     for (end, interface, v4, v6) in
-        [(router, name, &gateway_v4, &gateway_v6), (&namespace, "eth0", &v4.to_string(), &v6.to_string())]
+        [(router, name.as_str(), &gateway_v4, &gateway_v6), (namespace, "eth0", v4, v6)]
     {
         // Duplicate address detection would keep the addresses unusable for a second or two.
         configure(end, &[(&format!("ipv6/conf/{interface}/accept_dad"), "0")])?;
@@ -102,9 +119,8 @@ fn add_host(router: &Namespace, name: &str, number: u8) -> Result<Host> {
         ip(end, &format!("addr add {v6}/64 dev {interface} nodad"))?;
         ip(end, &format!("link set dev {interface} up"))?;
     }
-    ip(&namespace, &format!("route add default via {gateway_v4}"))?;
-    ip(&namespace, &format!("-6 route add default via {gateway_v6}"))?;
-    Ok(Host { name: name.to_owned(), v4, v6, namespace })
+    ip(namespace, &format!("route add default via {gateway_v4}"))?;
+    ip(namespace, &format!("-6 route add default via {gateway_v6}"))
 }
 
 /// Sets sysctls of a namespace: `/proc/sys/net` is the one of whoever opens it.

@@ -15,5 +15,7 @@ mod figures;
 mod release;
 #[path = "node/rulesets.rs"]
 mod rulesets;
+#[path = "node/tc.rs"]
+mod tc;
 #[path = "node/upgrade.rs"]
 mod upgrade;

@@ -17,6 +17,7 @@ use super::bpf::bpf;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const ALLOW_MULTI: u32 = 2;
+const TCX_INGRESS: u32 = 46;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// Where a program is attached.
@@ -28,6 +29,13 @@ pub struct Hook {
     pub name: &'static str,
     /// The kernel's number for it.
     pub(super) attach_type: u32,
+}
+
+impl Hook {
+    /// Of an interface: does it see what comes in?
+    pub(super) fn is_ingress(&self) -> bool {
+        self.attach_type == TCX_INGRESS
+    }
 }
 
 const fn hook(program: &'static str, name: &'static str, attach_type: u32) -> Hook {
@@ -49,7 +57,7 @@ pub const HOOKS: [Hook; 9] = [
 
 /// Those on the host's end of a workload's wire, in the order of attaching.
 pub(super) const INTERFACE_HOOKS: [Hook; 2] =
-    [hook("backstop", "tc/ingress", 46), hook("callers", "tc/egress", 47)];
+    [hook("backstop", "tc/ingress", TCX_INGRESS), hook("callers", "tc/egress", 47)];
 
 /// A cgroup above the workload's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,6 +99,32 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// Before Linux 6.6: the place at the head of an interface's filters is somebody else's.
+    #[error(
+        "interface {index}: the filters of priority 1 at {hook} are of another kind or protocol, and the backstop has to \
+         come before all others: have them take another priority"
+    )]
+    PriorityTaken {
+        /// Its index.
+        index: u32,
+        /// The hook.
+        hook: &'static str,
+    },
+    /// Before Linux 6.6: an interface with the older kind of qdisc.
+    #[error(
+        "interface {index} has an `ingress` qdisc, below which nothing can be attached to what goes out: have it replaced by \
+         clsact, which takes the same filters, or run Linux 6.6 or newer"
+    )]
+    IngressQdisc {
+        /// Its index.
+        index: u32,
+    },
+    /// The kernel lacks both ways to have a program on an interface.
+    #[error(
+        "this kernel has neither tcx (Linux 6.6) nor clsact with cls_bpf (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF), or \
+         cannot load the modules: no interface can have a backstop"
+    )]
+    NoFilters,
     /// The programs on a cgroup could not be listed.
     #[error("cannot list the {hook} programs on cgroup {}: {source}", path.display())]
     Query {

@@ -1,6 +1,9 @@
 //! One attempt to reach a place, from whatever cgroup and namespace it is started in: `KIND ADDRESS:PORT MILLISECONDS`.
 //! Prints the outcome on one line and exits with 0 if the attempt succeeded, 1 if not.
 //!
+//! Or datagrams made by hand: `frame SOURCE ADDRESS:PORT COUNT`, `packet SOURCE ADDRESS:PORT COUNT`, see
+//! [`Forgery::send`].
+//!
 //! Or very many attempts from every processor at once: `flood REFUSED ALLOWED ATTEMPTS`, see [`flood::run`]; or the
 //! near end of the benchmark: `bench PROCESSOR`, see [`bench::serve_commands`].
 
@@ -9,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use egress_warden_tests::forge::Forgery;
 use egress_warden_tests::probe::Attempt;
 use egress_warden_tests::{bench, flood};
 
@@ -20,6 +24,10 @@ fn main() -> Result<ExitCode> {
         flood::run(refused.parse()?, allowed.parse()?, attempts.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let [forgery, source, to, count] = &args[..] {
+        forgery.parse::<Forgery>()?.send(source.parse()?, to.parse()?, count.parse()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let [bench, cpu] = &args[..]
         && bench == "bench"
     {
@@ -27,7 +35,10 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let [attempt, to, timeout] = &args[..] else {
-        bail!("usage: KIND ADDRESS:PORT MILLISECONDS, flood REFUSED ALLOWED ATTEMPTS, or bench PROCESSOR")
+        bail!(
+            "usage: KIND ADDRESS:PORT MILLISECONDS, frame|packet SOURCE ADDRESS:PORT COUNT, \
+             flood REFUSED ALLOWED ATTEMPTS, or bench PROCESSOR"
+        )
     };
     let outcome = attempt.parse::<Attempt>()?.make(to.parse()?, Duration::from_millis(timeout.parse()?));
     println!("{outcome}");

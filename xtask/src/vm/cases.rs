@@ -2,6 +2,7 @@
 
 mod allowed;
 mod jail;
+mod node;
 mod refused;
 mod too_old;
 
@@ -44,12 +45,23 @@ const WORKS: &[Case] = &[
     case("exit-codes", jail::exit_codes),
     case("jail", jail::stays_inside),
     case("janitor", jail::janitor),
+    case("agent-starts", node::starts),
+    case("agent-allowed", node::allowed),
+    case("agent-refused", node::refused),
+    case("backstop-frame", node::frame),
+    case("backstop-spoof", node::spoof),
+    case("backstop-replies", node::replies),
+    case("backstop-fragments", node::fragments),
+    case("agent-restart", node::restart),
+    case("agent-new-wire", node::new_wire),
+    case("agent-detach", node::detach),
 ];
 
 const REFUSES: &[Case] = &[
     case("shipped-allowlists", too_old::shipped_allowlists),
     case("exec-refuses", too_old::exec_refuses),
     case("nothing-left", too_old::nothing_left),
+    case("agent-refuses", node::refuses),
 ];
 
 /// The cases for a kernel.

@@ -29,12 +29,15 @@ pub(super) fn pack(kernel: &Files, programs: &Programs) -> Result<Vec<u8>> {
     ] {
         archive.file(Path::new("/bin").join(name), read(path)?);
     }
-    // busybox has an `ip` as well, but that one cannot lay a wire between two namespaces.
-    let ip = find_program("ip")?;
-    for library in libraries(&ip)? {
-        archive.file(&library, read(&library)?);
+    // busybox has an `ip` and a `tc` as well, but the one cannot lay a wire between two namespaces, and the other knows no
+    // filter that is a program.
+    for name in ["ip", "tc"] {
+        let program = find_program(name)?;
+        for library in libraries(&program)? {
+            archive.file(&library, read(&library)?);
+        }
+        archive.file(Path::new("/bin").join(name), read(&program)?);
     }
-    archive.file("/bin/ip", read(&ip)?);
     for module in &kernel.modules {
         archive.file(Path::new("/modules").join(module.file_name().unwrap_or_default()), read(module)?);
     }

@@ -10,8 +10,9 @@ use super::packages::{Archive, Suite};
 use super::scratch::Scratch;
 use crate::run::workspace;
 
-/// Modules without which the test machine has no network. Debian builds everything else that is needed into its kernels.
-const MODULES: [&str; 1] = ["veth"];
+/// The wire, and what a program on it hangs on where there is no tcx. A node's kernel loads these by itself when it is asked
+/// for one; the test machine has nothing to load them with. Debian builds everything else that is needed into its kernels.
+const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 
 /// What has to happen on a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Kernel {
     pub(super) fn files(&self, refresh: bool) -> Result<Files> {
         let cache = cache_directory();
         let place = cache.join(self.version);
-        if refresh || !place.is_dir() {
+        if refresh || fs::read_to_string(place.join(CONTENTS)).ok() != Some(contents()) {
             self.fetch(&cache, &place)?;
         }
         read(&place).with_context(|| format!("{} is damaged; use --refresh", place.display()))
@@ -125,10 +126,17 @@ impl Kernel {
         for (module, number) in modules.in_order(&MODULES)?.iter().zip(0..) {
             fs::write(made.join(format!("{number:02}-{}.ko", module.name)), &module.bytes)?;
         }
-        // Last, because it is what tells a whole cache entry.
         fs::write(made.join("release"), release)?;
+        fs::write(made.join(CONTENTS), contents())?;
         Ok(made)
     }
+}
+
+/// In a kernel's cache entry: the modules that were taken out of the package. Without all of them it is fetched again.
+const CONTENTS: &str = "contents";
+
+fn contents() -> String {
+    MODULES.join(" ")
 }
 
 fn read(place: &Path) -> Result<Files> {

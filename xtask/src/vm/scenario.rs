@@ -1,5 +1,6 @@
 //! What the cases stand on: a job and an outside host on a wire, and policies for the job.
 
+use std::cell::OnceCell;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -14,6 +15,7 @@ use egress_warden_tests::probe::{Attempt, Outcome, probe_binary};
 use egress_warden_tests::wait::DEADLINE;
 use egress_warden_tests::{Capture, Host, Namespace, TestCgroup, World, agent_binary};
 
+use super::node::Node;
 use super::scratch::Scratch;
 
 /// Ports of the outside host, as the policies below have them.
@@ -86,6 +88,8 @@ pub(super) struct Scenario {
     pub(super) probe: PathBuf,
     /// Where `exec` makes its cgroups.
     pub(super) cgroup: TestCgroup,
+    /// Made when a case first asks for it, and then either the node or why there is none.
+    node: OnceCell<Result<Node, String>>,
     files: Scratch,
     world: World,
 }
@@ -100,6 +104,7 @@ impl Scenario {
             agent: agent_binary()?.to_owned(),
             probe: probe_binary()?,
             cgroup: TestCgroup::new().context("kernel feature cgroup2 (CONFIG_CGROUPS)")?,
+            node: OnceCell::new(),
             files,
             world: World::new(&["job", "outside"])
                 .context("kernel features network namespaces, IPv6, veth (CONFIG_NET_NS, _IPV6, _VETH)")?,
@@ -119,6 +124,22 @@ impl Scenario {
     /// The other one.
     pub(super) fn outside(&self) -> &Host {
         self.world.host("outside")
+    }
+
+    /// What stands between them.
+    pub(super) fn router(&self) -> &Namespace {
+        self.world.router()
+    }
+
+    /// The job's wire is cut, and a new one laid.
+    pub(super) fn lay_again(&self) -> Result<()> {
+        self.world.lay_again(&self.job().name)
+    }
+
+    /// The agent on the router, with a workload.
+    pub(super) fn node(&self) -> Result<&Node> {
+        let node = self.node.get_or_init(|| Node::new(self).map_err(|error| format!("{error:#}")));
+        node.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
     /// Counts frames that arrive at the outside host.

@@ -7,6 +7,7 @@
 mod adopt;
 mod backstop;
 mod cgroup;
+mod clsact;
 mod directory;
 mod error;
 mod grace;

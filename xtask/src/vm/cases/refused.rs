@@ -102,7 +102,7 @@ fn wire(place: SocketAddr) -> SocketAddr {
 fn protocol(attempt: Attempt) -> &'static str {
     match attempt {
         Attempt::Tcp => "tcp",
-        Attempt::Udp | Attempt::UdpConnected => "udp",
+        Attempt::Udp | Attempt::UdpConnected | Attempt::UdpFragments => "udp",
         Attempt::UdpLite => "other",
     }
 }
@@ -110,7 +110,9 @@ fn protocol(attempt: Attempt) -> &'static str {
 fn serve(scenario: &Scenario, attempt: Attempt, place: SocketAddr) -> Result<Server> {
     match attempt {
         Attempt::Tcp => Server::tcp_greeter(scenario.outside(), wire(place), b"hello"),
-        Attempt::Udp | Attempt::UdpConnected => Server::udp_echo(scenario.outside(), wire(place)),
+        Attempt::Udp | Attempt::UdpConnected | Attempt::UdpFragments => {
+            Server::udp_echo(scenario.outside(), wire(place))
+        }
         Attempt::UdpLite => bail!("nothing here serves UDP-Lite"),
     }
 }
