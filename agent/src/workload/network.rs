@@ -120,7 +120,7 @@ impl Networks {
                 }
                 self.tell(change).await;
             }
-            Change::Network { .. } => self.tell(change).await,
+            Change::Network { .. } | Change::Unseen { .. } => self.tell(change).await,
         }
     }
 
