@@ -13,6 +13,8 @@ mod bad_edits;
 mod churn;
 #[path = "agent/figures.rs"]
 mod figures;
+#[path = "agent/hostile.rs"]
+mod hostile;
 #[path = "agent/killed.rs"]
 mod killed;
 #[path = "agent/quarantined.rs"]

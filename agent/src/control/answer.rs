@@ -18,6 +18,7 @@ use crate::enforce::snapshot::{
 };
 use crate::policy::Mode;
 use crate::quarantine::history::Entry;
+use crate::workload::path_text;
 
 /// The whole.
 pub(super) fn status(snapshot: &Snapshot) -> Status {
@@ -43,7 +44,7 @@ pub(super) fn quarantines(snapshot: &Snapshot, history: Option<Vec<Entry>>) -> Q
         let quarantine = quarantine(workload.quarantine.as_ref()?);
         Some(Quarantined {
             workload: workload.label.clone(),
-            path: workload.path.clone(),
+            path: path_text(&workload.path).into(),
             policy: workload.policy.clone(),
             quarantine,
         })
@@ -64,7 +65,7 @@ fn workload(workload: &WorkloadStatus) -> Workload {
     let violations_by_reason = violations(&workload.state);
     Workload {
         workload: workload.label.clone(),
-        path: workload.path.clone(),
+        path: path_text(&workload.path).into(),
         cgroup: workload.cgroup,
         pod: workload.pod.as_ref().map(|pod| Pod {
             namespace: pod.namespace.clone(),

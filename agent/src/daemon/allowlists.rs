@@ -1,10 +1,11 @@
 //! The allowlists that the agent was told to read, and what happens when they change or are not valid.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::allowlist::{self, Diagnostic, Fingerprint, Format, Severity, Texts, render};
@@ -12,16 +13,19 @@ use crate::config::Config;
 use crate::enforce::reconciler::Reconciler;
 use crate::enforce::snapshot::RulesFrom;
 use crate::policy::Origin;
-use crate::reload::{AllowlistWatch, LastGood};
+use crate::reload::{AllowlistWatch, LastGood, WatchError};
 use crate::workload::pattern::Selection;
+
+/// How often the files are read while the kernel does not tell that they changed.
+const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// The files, the watch on them, and the copy of the last valid ones.
 pub(super) struct Allowlists {
     paths: Vec<PathBuf>,
     watch: AllowlistWatch,
     last_good: LastGood,
-    /// Changes are not heard any more.
-    deaf: bool,
+    /// Changes are not heard: when the files are read again.
+    deaf: Option<Instant>,
     /// What was put in force last, so that a file that was only touched changes nothing.
     in_force: Option<Fingerprint>,
 }
@@ -32,21 +36,25 @@ impl Allowlists {
             paths: config.allowlists.clone(),
             watch: AllowlistWatch::new(&config.allowlists)?,
             last_good: LastGood::new(&config.state_dir),
-            deaf: false,
+            deaf: None,
             in_force: None,
         })
     }
 
-    /// Something that was read, or could have been, changed. Where that cannot be heard any more, this says so once and
-    /// then waits for ever: enforcement goes on, and SIGHUP still makes the agent read.
+    /// Something that was read, or could have been, changed. Where that cannot be heard, this says so once, and the
+    /// files are read now and then until it can be.
     pub(super) async fn changed(&mut self) {
-        if self.deaf {
-            std::future::pending::<()>().await;
+        if let Some(again) = self.deaf {
+            return sleep_until(again).await;
         }
         if let Err(error) = self.watch.changed().await {
-            self.deaf = true;
-            error!(%error, "changes of the allowlists are not heard any more; SIGHUP makes the agent read them");
-            std::future::pending::<()>().await;
+            self.cannot_hear(&error);
+        }
+    }
+
+    fn cannot_hear(&mut self, error: &WatchError) {
+        if self.deaf.replace(Instant::now() + READ_EVERY).is_none() {
+            warn!(%error, "changes of the allowlists cannot be heard of; the files are read every 5 s instead");
         }
     }
 
@@ -89,8 +97,10 @@ impl Allowlists {
     pub(super) fn reload(&mut self, reconciler: &mut Reconciler, selected: &watch::Sender<Selection>) {
         let began = SystemTime::now();
         let reading = allowlist::read(&self.paths);
-        if let Err(error) = self.watch.set_files(&reading.files) {
-            warn!(%error, "some allowlists cannot be watched; SIGHUP makes the agent read them");
+        match self.watch.set_files(&reading.files) {
+            Err(error) => self.cannot_hear(&error),
+            Ok(()) if self.deaf.take().is_some() => info!("changes of the allowlists are heard of again"),
+            Ok(()) => {}
         }
         let set = match reading.set {
             Ok(set) => set,

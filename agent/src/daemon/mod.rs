@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,8 +50,18 @@ const WATCHED: usize = 1024;
 
 /// Runs the agent until it is told to end. Enforcement stays in the kernel.
 pub fn run(config: Config) -> Result<()> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config))
+}
+
+/// A workload takes a descriptor or two, and the limit that a process is given by default is meant for `select(2)`.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn serve(config: Config) -> Result<()> {
@@ -77,8 +88,8 @@ async fn serve(config: Config) -> Result<()> {
         .with_context(|| format!("metrics.listen {}", config.metrics_listen))?;
     let (handle, requests) = Handle::new();
     let control = control::Server::bind(&config.control_socket)?;
-    let history = History::open(&config.state_dir)?;
-    let history = Arc::new(move || history.newest(usize::MAX));
+    let state_dir = config.state_dir.clone();
+    let history = Arc::new(move || History::open(&state_dir)?.newest(usize::MAX));
     let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved);
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);

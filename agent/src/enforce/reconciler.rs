@@ -41,6 +41,8 @@ pub struct Reconciler {
     pub(super) unenforced: f64,
     /// An operator took enforcement out.
     pub(super) detached: bool,
+    /// Which cgroups cannot be looked at, and why.
+    pub(super) unseen: Option<String>,
     pub(super) saved: Saved,
 }
 
@@ -73,6 +75,7 @@ impl Reconciler {
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
+            unseen: None,
             saved,
         };
         for one in adopted {
@@ -112,6 +115,7 @@ impl Reconciler {
                     warn!(error = %refused, "the node's addresses could not be told to the kernel");
                 }
             }
+            Change::Unseen { why } => self.unseen(why),
         }
         self.save_soon();
     }
@@ -168,24 +172,25 @@ impl Reconciler {
 
     fn enforce(&mut self, workload: Workload, effective: Arc<Effective>) {
         let cgroup = workload.cgroup;
-        let mut member = self
-            .members
-            .remove(&cgroup)
-            .unwrap_or_else(|| Member::new(workload.clone(), Arc::clone(&effective)));
-        member.under = under(&effective);
         let directory = match open(&self.mount, &workload) {
             Ok(directory) => directory,
-            // Gone before it was ever enforced; nothing ran in it.
+            // Gone before it was ever enforced; nothing runs in it.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.failed(workload, format!("cannot open its cgroup: {error}")),
         };
         let path = self.mount.join(workload.path.strip_prefix("/").unwrap_or(&workload.path));
         let words = &effective.compiled.words;
-        let done = self.node.enforce(cgroup, directory.as_fd(), &path, words, member.namespace.as_ref());
+        let namespace = self.members.get(&cgroup).and_then(|member| member.namespace.as_ref());
+        let done = self.node.enforce(cgroup, directory.as_fd(), &path, words, namespace);
         if let Err(refused) = done {
             error!(workload = %workload.label(), error = %refused, "cannot be enforced");
             return self.failed(workload, refused.to_string());
         }
+        let mut member = self
+            .members
+            .remove(&cgroup)
+            .unwrap_or_else(|| Member::new(workload.clone(), Arc::clone(&effective)));
+        member.under = under(&effective);
         if let Some((_, since)) = member.failure.take() {
             self.unenforced += since.elapsed().as_secs_f64();
         }
@@ -199,11 +204,15 @@ impl Reconciler {
 
     fn failed(&mut self, workload: Workload, reason: String) {
         let cgroup = workload.cgroup;
-        let since =
-            self.members.get(&cgroup).and_then(|member| member.failure.as_ref()).map(|(_, since)| *since);
+        // Its network is told once, and must be known when it can be enforced at last.
+        let (since, namespace) = match self.members.get(&cgroup) {
+            Some(member) => (member.failure.as_ref().map(|(_, since)| *since), member.namespace.clone()),
+            None => (None, None),
+        };
         let Some(under) = self.rules.as_ref().and_then(|rules| rules.named(&workload)) else { return };
         let since = since.unwrap_or_else(Instant::now);
-        self.members.insert(cgroup, Member::failed(workload, under, reason, since));
+        let failed = Member { namespace, ..Member::failed(workload, under, reason, since) };
+        self.members.insert(cgroup, failed);
     }
 
     /// Gives enforced workloads the ruleset of one policy, where it is another. Together, because finding out whether a
@@ -276,6 +285,17 @@ impl Reconciler {
         }
     }
 
+    fn unseen(&mut self, why: Option<String>) {
+        match &why {
+            Some(why) if self.unseen.is_none() => {
+                error!(why, "some cgroups cannot be looked at: a workload among them is not enforced");
+            }
+            None if self.unseen.is_some() => info!("all cgroups can be looked at again"),
+            _ => {}
+        }
+        self.unseen = why;
+    }
+
     fn network(&mut self, cgroup: u64, namespace: OwnNamespace) {
         let Some(member) = self.members.get_mut(&cgroup) else { return };
         if member.is_enforced() {
@@ -343,13 +363,20 @@ impl Reconciler {
             if !member.is_enforced() {
                 continue;
             }
+            let state = self.node.state(cgroup);
             self.node.release(cgroup).map_err(|refused| Refusal(refused.to_string()))?;
+            if let Ok(state) = state {
+                // Its counters end with its enforcement; what the node counted stays.
+                self.totals.add(&member.under, &state, &member.baseline);
+                self.totals.records_lost += state.records_lost;
+            }
             self.quarantines.let_go(cgroup, "enforcement was taken out of the kernel");
             member.enforced_since = None;
             member.failure = Some(("an operator detached it".into(), Instant::now()));
             count += 1;
         }
         self.detached = true;
+        self.save();
         warn!(workloads = count, "enforcement was taken out of the kernel by an operator");
         Ok(count)
     }
@@ -392,16 +419,19 @@ impl Reconciler {
         if self.detached {
             return Err("an operator detached enforcement; start the agent again".into());
         }
-        if self.rules.is_none() && self.members.is_empty() {
-            return Err("there are no valid allowlists, no last good ones, and nothing is pinned".into());
+        if self.rules.is_none() {
+            let pinned =
+                if self.members.is_empty() { "nothing is pinned" } else { "only what is pinned is enforced" };
+            return Err(format!("there are no valid allowlists, no last good ones, and {pinned}"));
         }
         let failed = self
             .members
             .values()
             .filter(|member| member.failure.is_some() || member.lacking.is_some())
             .count();
-        match failed {
-            0 => Ok(()),
+        match (failed, &self.unseen) {
+            (0, None) => Ok(()),
+            (0, Some(why)) => Err(format!("some cgroups cannot be looked at: {why}")),
             _ => Err(format!("{failed} selected workloads are not enforced")),
         }
     }

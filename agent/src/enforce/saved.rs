@@ -13,7 +13,7 @@ use tracing::warn;
 use super::member::Member;
 use super::totals::{Counts, NO_COUNTS, Totals, Under};
 use crate::kernel::Adopted;
-use crate::state_file::replace;
+use crate::state_file::{any_path, replace};
 use crate::workload::Workload;
 
 const FILE: &str = "agent.json";
@@ -41,6 +41,7 @@ struct Content {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SavedMember {
+    #[serde(with = "any_path")]
     path: PathBuf,
     under: Under,
     /// Unix time in seconds.

@@ -22,6 +22,7 @@ use crate::allowlist::Action;
 use crate::enforce::snapshot::QuarantineStatus;
 use crate::kernel::clock::boot_ns;
 use crate::kernel::diag::Ended;
+use crate::workload::path_text;
 use actions::{Actions, Judge};
 use history::{Entry, History, What};
 pub use judge::refused_in_quarantine;
@@ -304,7 +305,7 @@ impl<A: Actions> Quarantines<A> {
         let entry = Entry {
             time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             workload: lasting.workload.clone(),
-            path: lasting.path.clone(),
+            path: path_text(&lasting.path).into(),
             policy: lasting.policy.clone(),
             what,
             action: lasting.action,

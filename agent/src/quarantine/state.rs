@@ -21,6 +21,7 @@ const NAME: &str = "quarantines.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lasting {
     /// Path of the workload's cgroup under the mount of cgroup2.
+    #[serde(with = "state_file::any_path")]
     pub path: PathBuf,
     /// What people call the workload.
     pub workload: String,

@@ -1,11 +1,22 @@
 //! A cgroup and what is below it.
 
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::kernel::tree::{open, read_to_string, walk};
+
+/// For all processes of a cgroup: whoever makes cgroups without end must not keep the agent from everything else.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Names of the cgroups directly below.
-pub(super) fn children(directory: &Path) -> io::Result<Vec<String>> {
+pub(super) fn children(directory: &Path) -> io::Result<Vec<OsString>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         // Removed meanwhile.
@@ -15,28 +26,35 @@ pub(super) fn children(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Ok(name) = entry.file_name().into_string()
-        {
-            names.push(name);
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names.push(entry.file_name());
         }
     }
     Ok(names)
 }
 
-/// The processes of a cgroup and of all below it.
+/// The processes of a cgroup and of all below it. Not by paths, which a workload can make longer than the kernel takes.
 pub fn processes(directory: &Path) -> io::Result<Vec<u32>> {
+    let top = match File::open(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened?,
+    };
     let mut found = Vec::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(directory) = open.pop() {
-        match fs::read_to_string(directory.join("cgroup.procs")) {
-            Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-            // A threaded cgroup answers EOPNOTSUPP; the processes of its threads stand above it.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => {}
-            Err(error) => return Err(error),
-        }
-        open.extend(children(&directory)?.into_iter().map(|name| directory.join(name)));
-    }
+    let mut enter = |cgroup: BorrowedFd<'_>| {
+        found.extend(own_processes(cgroup)?);
+        Ok(())
+    };
+    enter(top.as_fd())?;
+    walk(top.as_fd(), Instant::now() + LONGEST, enter, |_, _| Ok(()))?;
     Ok(found)
+}
+
+fn own_processes(cgroup: BorrowedFd<'_>) -> rustix::io::Result<Vec<u32>> {
+    let mut text = String::new();
+    match open(cgroup, c"cgroup.procs", OFlags::RDONLY).and_then(|file| read_to_string(file, &mut text)) {
+        // A threaded cgroup answers EOPNOTSUPP; the processes of its threads stand above it.
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }

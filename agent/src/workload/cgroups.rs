@@ -2,10 +2,11 @@
 //! removed, by the tracepoints or, where those do not load, by inotify.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use egress_warden_common::state::{CGROUP_MADE, CgroupEvent};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::debug;
 
 use super::Change;
-use super::finder::Finder;
+use super::finder::{Finder, Unseen};
 use super::mount::CgroupMount;
 use super::pattern::Selection;
 use crate::kernel::readable;
@@ -25,6 +26,8 @@ use crate::kernel::readable;
 /// The tracepoint fires a moment before the directory can be opened: how often it is tried again, and after what time.
 const TRIES: u32 = 20;
 const TRY_AFTER: Duration = Duration::from_millis(1);
+/// When everything is looked at again because something could not be.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the kernel tells of a cgroup, of any hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub struct Hint {
     /// Made, or removed.
     pub made: bool,
     /// Path from the hierarchy's root.
-    pub path: String,
+    pub path: PathBuf,
     /// Boot time in nanoseconds.
     pub time: u64,
 }
@@ -40,7 +43,7 @@ pub struct Hint {
 impl From<&CgroupEvent> for Hint {
     fn from(event: &CgroupEvent) -> Self {
         let path = event.path.get(..event.length as usize).unwrap_or_default();
-        let path = String::from_utf8_lossy(path).into_owned();
+        let path = PathBuf::from(OsStr::from_bytes(path));
         Self { made: event.kind == CGROUP_MADE, path, time: event.time }
     }
 }
@@ -53,6 +56,8 @@ pub struct CgroupSource {
     changes: mpsc::Sender<Change>,
     /// Told of, but not yet to be seen. Others do not wait for them.
     pending: Vec<Pending>,
+    /// Something could not be looked at: when to try again.
+    again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -70,7 +75,7 @@ impl CgroupSource {
         selection: watch::Receiver<Selection>,
         changes: mpsc::Sender<Change>,
     ) -> Self {
-        Self { finder: Finder::new(mount), selection, changes, pending: Vec::new() }
+        Self { finder: Finder::new(mount), selection, changes, pending: Vec::new(), again: None }
     }
 
     /// Runs until nobody listens. `hints` come from the kernel's tracepoints; without them inotify is used.
@@ -88,8 +93,9 @@ impl CgroupSource {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.all(|_| Ok(())).await?;
+                    self.all(|_| Ok(())).await;
                 }
+                () = at(self.again) => self.all(|_| Ok(())).await,
                 hint = hints.recv() => {
                     let Some(hint) = hint else { return Ok(()) };
                     self.hint(&hint).await;
@@ -137,17 +143,38 @@ impl CgroupSource {
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return false,
-            Err(error) => warn!(path = %path.display(), %error, "a new cgroup cannot be looked at"),
+            Err(error) => {
+                let mut unseen = Unseen::default();
+                unseen.note(path, &error);
+                self.tell_unseen(unseen).await;
+            }
         }
         true
     }
 
     /// Looks at everything and tells all of it.
-    async fn all(&mut self, parent: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    async fn all(&mut self, parent: impl FnMut(&Path) -> io::Result<()>) {
         self.finder.selection = self.selection.borrow_and_update().clone();
-        let workloads = self.finder.all(parent)?;
-        self.tell(Change::All(workloads)).await;
-        Ok(())
+        let mut unseen = Unseen::default();
+        let workloads = self.finder.all(parent, &mut unseen);
+        if unseen.is_partial {
+            // Nobody may be let go because it could not be seen.
+            for workload in workloads {
+                self.tell(Change::Appeared { workload, created: None }).await;
+            }
+        } else {
+            self.tell(Change::All(workloads)).await;
+        }
+        if unseen.why.is_some() {
+            self.tell_unseen(unseen).await;
+        } else if self.again.take().is_some() {
+            self.tell(Change::Unseen { why: None }).await;
+        }
+    }
+
+    async fn tell_unseen(&mut self, unseen: Unseen) {
+        self.again = Some(Instant::now() + LOOK_AGAIN);
+        self.tell(Change::Unseen { why: unseen.why }).await;
     }
 
     async fn tell(&self, change: Change) {
@@ -163,40 +190,52 @@ impl CgroupSource {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.rescan(&mut watches).await?;
+                    self.rescan(&mut watches).await;
                 }
+                () = at(self.again) => self.rescan(&mut watches).await,
                 events = watches.events() => {
                     for event in events? {
-                        self.event(&mut watches, event).await?;
+                        self.event(&mut watches, event).await;
                     }
                 }
             }
         }
     }
 
-    async fn rescan(&mut self, watches: &mut Watches) -> io::Result<()> {
+    async fn rescan(&mut self, watches: &mut Watches) {
         let mount = self.finder.mount.clone();
-        self.all(|parent| watches.add(&mount, parent)).await
+        self.all(|parent| watches.add(&mount, parent)).await;
     }
 
-    async fn event(&mut self, watches: &mut Watches, event: Event) -> io::Result<()> {
+    async fn event(&mut self, watches: &mut Watches, event: Event) {
         let path = match event {
             Event::Lost => return self.rescan(watches).await,
             Event::Removed(path) => {
                 if let Some(change) = self.finder.removed(&path) {
                     self.tell(change).await;
                 }
-                return Ok(());
+                return;
             }
             Event::Made(path) => path,
         };
         // With what was made below it before it was watched. What was told already is not told again.
         let mount = self.finder.mount.clone();
-        for path in self.finder.candidates(&path, |parent| watches.add(&mount, parent))? {
+        let mut unseen = Unseen::default();
+        for path in self.finder.candidates(&path, |parent| watches.add(&mount, parent), &mut unseen) {
             // One that is not there any more was never told of.
             self.made(&path, None).await;
         }
-        Ok(())
+        if unseen.why.is_some() {
+            self.tell_unseen(unseen).await;
+        }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,34 @@ use std::path::{Path, PathBuf};
 use super::cgroup_tree::{children, processes};
 use super::mount::CgroupMount;
 use super::pattern::Selection;
-use super::{Change, Workload};
+use super::{Change, Workload, path_text};
+
+/// Characters of a path in a message.
+const SHOWN: usize = 200;
+
+/// What could not be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    /// The first of it, in words.
+    pub(super) why: Option<String>,
+    /// Something that may be enforced already is not among what was found.
+    pub(super) is_partial: bool,
+}
+
+impl Unseen {
+    pub(super) fn note(&mut self, path: &Path, error: &io::Error) {
+        if error.kind() == ErrorKind::NotFound {
+            return;
+        }
+        // Behind a path that the kernel does not take nothing was ever enforced.
+        self.is_partial |= error.raw_os_error() != Some(libc::ENAMETOOLONG);
+        self.why.get_or_insert_with(|| {
+            let text = path_text(path);
+            let end: String = text.chars().take(SHOWN).collect();
+            format!("{end}{}: {error}", if end.len() < text.len() { "…" } else { "" })
+        });
+    }
+}
 
 /// The workloads that were told of.
 #[derive(Debug)]
@@ -25,12 +52,14 @@ impl Finder {
     }
 
     /// The paths from here down that are workloads. `parent` is called with every directory in which further ones can
-    /// appear, before it is read: what appears in it afterwards is then told.
+    /// appear, before it is read: what appears in it afterwards is then told. What cannot be read keeps nothing else from
+    /// being found.
     pub(super) fn candidates(
         &self,
         from: &Path,
         mut parent: impl FnMut(&Path) -> io::Result<()>,
-    ) -> io::Result<Vec<PathBuf>> {
+        unseen: &mut Unseen,
+    ) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut open = vec![from.to_owned()];
         while let Some(path) = open.pop() {
@@ -40,27 +69,30 @@ impl Finder {
                 }
                 continue;
             }
-            match parent(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                other => other?,
+            match parent(&path).and_then(|()| children(&self.mount.directory(&path))) {
+                Ok(names) => open.extend(names.into_iter().map(|name| path.join(name))),
+                Err(error) => unseen.note(&path, &error),
             }
-            open.extend(children(&self.mount.directory(&path))?.into_iter().map(|name| path.join(name)));
         }
         found.sort();
-        Ok(found)
+        found
     }
 
-    /// Forgets everything, looks at everything, and gives all workloads.
-    pub(super) fn all(&mut self, parent: impl FnMut(&Path) -> io::Result<()>) -> io::Result<Vec<Workload>> {
+    /// Forgets everything, looks at everything, and gives all workloads that can be seen.
+    pub(super) fn all(
+        &mut self,
+        parent: impl FnMut(&Path) -> io::Result<()>,
+        unseen: &mut Unseen,
+    ) -> Vec<Workload> {
         self.known.clear();
         let mut workloads = Vec::new();
-        for path in self.candidates(Path::new("/"), parent)? {
+        for path in self.candidates(Path::new("/"), parent, unseen) {
             match self.look(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                other => workloads.extend(other?),
+                Ok(workload) => workloads.extend(workload),
+                Err(error) => unseen.note(&path, &error),
             }
         }
-        Ok(workloads)
+        workloads
     }
 
     /// A cgroup was made. Fails with "not found" while the kernel does not show it yet.
@@ -107,4 +139,74 @@ impl Finder {
 
 fn holds_process(directory: &Path, process: u32) -> io::Result<bool> {
     Ok(processes(directory)?.contains(&process))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+
+    use super::super::pattern::Pattern;
+    use super::*;
+
+    /// A tree without a kernel's cgroups behind it, and a look at what is in it.
+    fn look(tree: &Path, globs: &[&str]) -> (Vec<PathBuf>, Unseen) {
+        let mut finder = Finder::new(CgroupMount { point: tree.to_owned(), root: "/".into() });
+        finder.selection = Selection::new(globs.iter().map(|glob| Pattern::new(glob).unwrap()).collect());
+        let mut unseen = Unseen::default();
+        let found = finder.all(|_| Ok(()), &mut unseen).into_iter().map(|workload| workload.path).collect();
+        (found, unseen)
+    }
+
+    /// Cgroups in cgroups, deeper than a path can be long.
+    fn make_deep(top: &Path) {
+        let name = "d".repeat(250);
+        let mut here = openat(CWD, top, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..20 {
+            mkdirat(&here, &name, Mode::RWXU).unwrap();
+            here = openat(&here, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_deep_tree_hides_nobody_else() {
+        let tree = tempfile::tempdir().unwrap();
+        for name in ["a", "jobs", "jobs/1", "z", "z/job"] {
+            fs::create_dir(tree.path().join(name)).unwrap();
+        }
+        let expected = ["/jobs/1", "/z/job"].map(PathBuf::from).to_vec();
+        // In a workload of its own it concerns nobody.
+        make_deep(&tree.path().join("jobs/1"));
+        let (found, unseen) = look(tree.path(), &["jobs/*", "z/*"]);
+        assert_eq!((&found, unseen.why), (&expected, None));
+        make_deep(&tree.path().join("a"));
+        let (found, unseen) = look(tree.path(), &["jobs/*", "z/*"]);
+        assert_eq!(found, expected);
+        assert!(unseen.why.is_some_and(|why| why.starts_with("/a/ddd")), "it is told");
+        assert!(!unseen.is_partial, "nobody who was enforced can be behind it");
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_a_name() {
+        let tree = tempfile::tempdir().unwrap();
+        let name = OsStr::from_bytes(b"a\xff\n");
+        fs::create_dir(tree.path().join(name)).unwrap();
+        let (found, unseen) = look(tree.path(), &["*"]);
+        assert_eq!((found, unseen.why), (vec![Path::new("/").join(name)], None));
+        assert_eq!(path_text(Path::new(name)), "a\\xff\n");
+    }
+
+    #[test]
+    fn a_look_that_failed_lets_nobody_go() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir(tree.path().join("a")).unwrap();
+        let mut finder = Finder::new(CgroupMount { point: tree.path().into(), root: "/".into() });
+        finder.selection = Selection::new(vec![Pattern::new("a/*").unwrap()]);
+        let mut unseen = Unseen::default();
+        let no_descriptors = |_: &Path| Err(io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!(finder.all(no_descriptors, &mut unseen), []);
+        assert!(unseen.is_partial && unseen.why.is_some());
+    }
 }

@@ -12,7 +12,9 @@ pub mod network;
 pub mod pattern;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// A workload: one pod, or one cgroup outside Kubernetes. Its identity is its cgroup, never a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +33,24 @@ impl Workload {
     pub fn label(&self) -> String {
         match &self.pod {
             Some(pod) => pod.uid.clone(),
-            None => self.path.display().to_string(),
+            None => path_text(&self.path),
         }
     }
+}
+
+/// The path of a cgroup as people and programs read it. Bytes that are no UTF-8 are written `\xNN`, so that two names of
+/// them do not look like one.
+#[must_use]
+pub fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing into a string cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 /// What Kubernetes knows of a workload.
@@ -77,5 +94,10 @@ pub enum Change {
         cgroup: u64,
         /// What was found.
         namespace: crate::kernel::OwnNamespace,
+    },
+    /// Some cgroups cannot be looked at: a workload among them is not enforced. `None` when all can be again.
+    Unseen {
+        /// Which, and why.
+        why: Option<String>,
     },
 }

@@ -11,9 +11,9 @@ use crate::mountinfo;
 /// The mount below which workloads are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupMount {
-    point: PathBuf,
+    pub(super) point: PathBuf,
     /// Which part of the hierarchy it shows.
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// Why there is none.
@@ -63,8 +63,7 @@ impl CgroupMount {
     /// The path below the mount of a cgroup that the kernel names from its hierarchy's root; `None` where the mount does
     /// not show it. A root that climbs is the hierarchy's own, seen out of a cgroup namespace.
     #[must_use]
-    pub fn below(&self, path: &str) -> Option<PathBuf> {
-        let path = Path::new(path);
+    pub fn below(&self, path: &Path) -> Option<PathBuf> {
         if self.root.starts_with("/..") {
             return Some(path.to_owned());
         }
@@ -79,10 +78,10 @@ mod tests {
     #[test]
     fn a_mount_of_a_part_shows_a_part() {
         let mount = |root: &str| CgroupMount { point: "/mnt".into(), root: root.into() };
-        assert_eq!(mount("/").below("/a/b"), Some("/a/b".into()));
-        assert_eq!(mount("/a").below("/a/b"), Some("/b".into()));
-        assert_eq!(mount("/a").below("/c"), None);
-        assert_eq!(mount("/../..").below("/a/b"), Some("/a/b".into()));
+        assert_eq!(mount("/").below(Path::new("/a/b")), Some("/a/b".into()));
+        assert_eq!(mount("/a").below(Path::new("/a/b")), Some("/b".into()));
+        assert_eq!(mount("/a").below(Path::new("/c")), None);
+        assert_eq!(mount("/../..").below(Path::new("/a/b")), Some("/a/b".into()));
         assert_eq!(mount("/").directory(Path::new("/a/b")), Path::new("/mnt/a/b"));
     }
 

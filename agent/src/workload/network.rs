@@ -128,7 +128,7 @@ impl Networks {
                 }
                 self.tell(change).await;
             }
-            Change::Network { .. } | Change::Node { .. } => self.tell(change).await,
+            Change::Network { .. } | Change::Node { .. } | Change::Unseen { .. } => self.tell(change).await,
         }
     }
 

@@ -22,10 +22,12 @@ impl Pattern {
         glob::Pattern::new(inside).map(Self).map_err(|error| error.msg.to_owned())
     }
 
-    /// Does it match the path of a cgroup, as it is written below the mount?
+    /// Does it match the path of a cgroup, as it is written below the mount? Bytes that are no UTF-8 count as one
+    /// character, which a star matches: nobody evades a policy by a name that cannot be written.
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
-        self.0.matches_path_with(path.strip_prefix("/").unwrap_or(path), OPTIONS)
+        let inside = path.strip_prefix("/").unwrap_or(path);
+        self.0.matches_with(&inside.to_string_lossy(), OPTIONS)
     }
 }
 
@@ -53,6 +55,9 @@ impl Selection {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -70,6 +75,9 @@ mod tests {
         ] {
             assert_eq!(Pattern::new(glob).unwrap().matches(Path::new(path)), matches, "{glob} {path}");
         }
+        let unwritable = Path::new(OsStr::from_bytes(b"/jobs/\xff\n"));
+        assert!(Pattern::new("jobs/*").unwrap().matches(unwritable), "no UTF-8");
+        assert!(!Pattern::new("jobs/a*").unwrap().matches(unwritable));
         assert!(Pattern::new("a[b").is_err() && Pattern::new("a**b").is_err());
     }
 

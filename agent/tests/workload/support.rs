@@ -118,7 +118,6 @@ impl Source {
     /// Says what the kernel's tracepoint would.
     pub(crate) async fn hint(&self, made: bool, path: PathBuf) {
         if let Some(hints) = &self.hints {
-            let path = path.display().to_string();
             hints.send(Hint { made, path, time: 7 }).await.expect("the source runs");
         }
     }
