@@ -40,7 +40,7 @@ pub const MAX_REFUSED_DESTINATIONS: u32 = 8192;
 /// Bytes of the ring buffer that carries records.
 pub const RECORDS_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer that tells of cgroups.
-pub const CGROUPS_BYTES: u32 = 1 << 17;
+pub const CGROUPS_BYTES: u32 = 1 << 20;
 /// Peers that one UDP socket may answer: sets times ways.
 pub const UDP_FLOW_SETS: usize = 128;
 /// Ways of a set.

@@ -2,7 +2,8 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_loop, bpf_skb_ancestor_cgroup_id,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_loop, bpf_skb_ancestor_cgroup_id,
+    bpf_skb_cgroup_id,
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use core::ffi::c_void;
@@ -144,16 +145,24 @@ unsafe extern "C" fn is_own_address(slot: u32, high: u64, low: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn slot_of_current() -> u32 {
-    innermost(ptr::null_mut(), step_current)
+    // SAFETY: reads the current task.
+    match slot_of(unsafe { bpf_get_current_cgroup_id() }) {
+        0 => innermost(ptr::null_mut(), step_current),
+        slot => slot,
+    }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn slot_of_packet(skb: *mut __sk_buff) -> u32 {
-    innermost(skb, step_packet)
+    // SAFETY: `skb` is the program's context.
+    match slot_of(unsafe { bpf_skb_cgroup_id(skb) }) {
+        0 => innermost(skb, step_packet),
+        slot => slot,
+    }
 }
 
-/// A walk over the ancestors of a cgroup, from the innermost outwards.
+/// A walk over the ancestors of a cgroup, from the root inwards: it ends with the cgroup itself, and most are not deep.
 struct Ancestors {
     skb: *mut __sk_buff,
     slot_plus_one: u32,
@@ -163,13 +172,13 @@ struct Ancestors {
 fn innermost(skb: *mut __sk_buff, step: unsafe extern "C" fn(u64, *mut c_void) -> i64) -> u32 {
     let mut walk = Ancestors { skb, slot_plus_one: 0 };
     // SAFETY: `step` has the signature that `bpf_loop` calls, with the pointer given here.
-    unsafe { bpf_loop(MAX_CGROUP_DEPTH as u32, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    unsafe { bpf_loop(MAX_CGROUP_DEPTH as u32 + 1, step as *mut c_void, (&raw mut walk).cast(), 0) };
     walk.slot_plus_one
 }
 
 unsafe extern "C" fn step_current(depth: u64, walk: *mut c_void) -> i64 {
     // SAFETY: reads the current task; any level is allowed and gives 0 where there is none.
-    let id = unsafe { bpf_get_current_ancestor_cgroup_id(MAX_CGROUP_DEPTH - depth as i32) };
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth as i32) };
     // SAFETY: `innermost` passes an `Ancestors` that outlives the loop.
     look_up(id, unsafe { &mut *walk.cast() })
 }
@@ -178,16 +187,31 @@ unsafe extern "C" fn step_packet(depth: u64, walk: *mut c_void) -> i64 {
     // SAFETY: `innermost` passes an `Ancestors` that outlives the loop.
     let walk: &mut Ancestors = unsafe { &mut *walk.cast() };
     // SAFETY: `skb` is the program's context.
-    let id = unsafe { bpf_skb_ancestor_cgroup_id(walk.skb, MAX_CGROUP_DEPTH - depth as i32) };
+    let id = unsafe { bpf_skb_ancestor_cgroup_id(walk.skb, depth as i32) };
     look_up(id, walk)
 }
 
 #[inline(always)]
 fn look_up(id: u64, walk: &mut Ancestors) -> i64 {
+    // A level below the cgroup: that was all.
+    if id == 0 {
+        return 1;
+    }
+    let slot = slot_of(id);
+    if slot != 0 {
+        walk.slot_plus_one = slot;
+    }
+    0
+}
+
+/// The slot plus 1 of a cgroup that is a workload, or 0.
+#[inline(always)]
+fn slot_of(id: u64) -> u32 {
     // SAFETY: the value is a number that is written once, before its cgroup's programs are attached.
-    let Some(slot) = (unsafe { WORKLOADS.get(id) }) else { return 0 };
-    walk.slot_plus_one = *slot + 1;
-    1
+    match unsafe { WORKLOADS.get(id) } {
+        Some(slot) => *slot + 1,
+        None => 0,
+    }
 }
 
 /// Beside the flags of a socket: it was made in the workload's own network namespace. "Unknown" is not "yes".

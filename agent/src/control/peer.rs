@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::workload::mount::CgroupMount;
 
 /// The inode of the namespace in which the machine started: a constant of the kernel's interface.
 const INITIAL_CGROUP_NAMESPACE: &str = "cgroup:[4026531835]";
@@ -40,8 +43,8 @@ pub(super) enum Refused {
 /// What is known of a peer that may be served.
 #[derive(Debug)]
 pub(super) struct Placed {
-    /// Its cgroup, from the root of the hierarchy.
-    cgroup: PathBuf,
+    /// Ids of its cgroup and of all above it.
+    cgroups: Vec<u64>,
     comm: String,
 }
 
@@ -74,8 +77,8 @@ impl Peer {
         if self.has_ended().map_err(|error| Refused::NotPlaced(error.to_string()))? {
             return Err(Refused::NotPlaced("its process has ended".into()));
         }
-        let cgroup = absolute(&membership(&memberships)?)?;
-        Ok(Placed { cgroup, comm: comm.trim_end_matches('\n').to_owned() })
+        let cgroups = ids(&absolute(&membership(&memberships)?)?)?;
+        Ok(Placed { cgroups, comm: comm.trim_end_matches('\n').to_owned() })
     }
 
     fn has_ended(&self) -> io::Result<bool> {
@@ -85,10 +88,13 @@ impl Peer {
 }
 
 impl Placed {
-    /// Is it outside of all of these workloads?
-    pub(super) fn outside<'w>(&self, paths: impl IntoIterator<Item = &'w Path>) -> Result<(), Refused> {
-        match paths.into_iter().find(|path| self.cgroup.starts_with(path)) {
-            Some(path) => Err(Refused::Enforced(path.display().to_string())),
+    /// Is it outside of all of these workloads? Each is the id of its cgroup and its label.
+    pub(super) fn outside<'w>(
+        &self,
+        workloads: impl IntoIterator<Item = (u64, &'w str)>,
+    ) -> Result<(), Refused> {
+        match workloads.into_iter().find(|(cgroup, _)| self.cgroups.contains(cgroup)) {
+            Some((_, label)) => Err(Refused::Enforced(label.to_owned())),
             None => Ok(()),
         }
     }
@@ -136,6 +142,19 @@ fn absolute(path: &Path) -> Result<PathBuf, Refused> {
     Err(Refused::NotPlaced(what))
 }
 
+/// The ids of a cgroup and of all above it, as far as they are in view: workloads are. By ids, because a path is as the
+/// mount shows it, and one that an earlier agent left enforced may be known by its id alone.
+fn ids(cgroup: &Path) -> Result<Vec<u64>, Refused> {
+    let mount = CgroupMount::find(None).map_err(|error| Refused::NotPlaced(error.to_string()))?;
+    let in_view = cgroup.ancestors().filter_map(|path| mount.below(path));
+    in_view
+        .map(|path| {
+            let found = fs::metadata(mount.directory(&path));
+            found.map(|found| found.ino()).map_err(|error| Refused::NotPlaced(error.to_string()))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,20 +170,29 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_compared_by_their_parts() {
-        let at = |cgroup: &str| Placed { cgroup: cgroup.into(), comm: "sh".into() };
-        let enforced = [Path::new("/jobs/a"), Path::new("/pods/b")];
-        for inside in ["/jobs/a", "/jobs/a/b", "/pods/b/c/d", "/jobs//a"] {
-            assert!(matches!(at(inside).outside(enforced), Err(Refused::Enforced(_))), "{inside}");
+    fn whoever_is_in_a_workload_or_below_it_is_inside() {
+        let at = |cgroups: &[u64]| Placed { cgroups: cgroups.to_vec(), comm: "sh".into() };
+        let enforced = [(7, "/jobs/a"), (9, "/cgroup-9")];
+        for inside in [&[7, 3, 1][..], &[12, 7, 3, 1], &[9, 1]] {
+            assert!(matches!(at(inside).outside(enforced), Err(Refused::Enforced(_))), "{inside:?}");
         }
-        for outside in ["/", "/jobs", "/jobs/ab", "/jobs/b/jobs/a", "/x/jobs/a"] {
-            assert_eq!(at(outside).outside(enforced), Ok(()), "{outside}");
+        for outside in [&[1][..], &[3, 1], &[77, 3, 1], &[]] {
+            assert_eq!(at(outside).outside(enforced), Ok(()), "{outside:?}");
         }
     }
 
     #[test]
+    fn the_ids_lead_from_the_cgroup_up_to_the_root() {
+        let own = absolute(&membership(&fs::read_to_string("/proc/self/cgroup").unwrap()).unwrap()).unwrap();
+        let found = ids(&own).unwrap();
+        let root = fs::metadata(CgroupMount::find(None).unwrap().point()).unwrap().ino();
+        assert_eq!(found.last(), Some(&root));
+        assert!(matches!(ids(Path::new("/there-is-none")), Err(Refused::NotPlaced(_))));
+    }
+
+    #[test]
     fn who_asks_does_not_hide_behind_a_claim() {
-        let placed = Placed { cgroup: "/".into(), comm: "egress-warden".into() };
+        let placed = Placed { cgroups: vec![1], comm: "egress-warden".into() };
         assert_eq!(placed.who(None), "uid 0 (egress-warden)");
         assert_eq!(placed.who(Some("ann")), "ann, uid 0 (egress-warden)");
         assert_eq!(placed.who(Some(" ")), "uid 0 (egress-warden)");

@@ -86,7 +86,8 @@ async fn first_answer(
     let snapshot = handle.snapshot().await.ok_or("the agent is ending")?;
     // Looked up only now: what is decided is where the peer is when its request is carried out.
     let placed = peer.place().and_then(|placed| {
-        placed.outside(snapshot.workloads.iter().map(|workload| workload.path.as_path())).map(|()| placed)
+        let workloads = snapshot.workloads.iter().map(|workload| (workload.cgroup, workload.label.as_str()));
+        placed.outside(workloads).map(|()| placed)
     });
     let placed = placed.map_err(|refused| {
         tracing::warn!(reason = %refused, "a client of the control socket was refused");

@@ -33,6 +33,7 @@ impl Reconciler {
         self.check_capacity(&wanted)?;
         let selection = rules.selection();
         self.rules = Some(rules);
+        self.behind = None;
         // What is selected no more is let go when the source has looked again with the new selection: of a workload that
         // an earlier agent left, the path may not be known before.
         for (effective, cgroups) in grouped(wanted) {
@@ -48,7 +49,8 @@ impl Reconciler {
         info!(policies = set.policies().len(), "allowlists are in force");
         // Reading and compiling took several times the memory that is kept.
         give_back_memory();
-        self.reload = Reload { at: SystemTime::now(), outcome: Ok(()), source: from };
+        let outcome = self.behind.clone().map_or(Ok(()), Err);
+        self.reload = Reload { at: SystemTime::now(), outcome, source: from };
         self.save();
         Ok(selection)
     }

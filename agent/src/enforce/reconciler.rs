@@ -41,6 +41,8 @@ pub struct Reconciler {
     pub(super) unenforced: f64,
     /// An operator took enforcement out.
     pub(super) detached: bool,
+    /// A ruleset that the kernel did not take when the policies changed.
+    pub(super) behind: Option<String>,
     /// Which cgroups cannot be looked at, and why.
     pub(super) unseen: Option<String>,
     pub(super) saved: Saved,
@@ -75,6 +77,7 @@ impl Reconciler {
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
+            behind: None,
             unseen: None,
             saved,
         };
@@ -162,9 +165,12 @@ impl Reconciler {
             },
             Ok(None) => self.let_go(cgroup),
             Err(refused) => {
-                // Each policy alone was checked; merged they do not fit. Nothing less than both may be enforced.
+                // Each policy alone was checked; merged they do not fit. Nothing less than both may be enforced; what is
+                // enforced stays so.
                 error!(workload = %workload.label(), error = %refused, "cannot be enforced");
-                self.failed(workload, refused.to_string());
+                if !self.members.get(&cgroup).is_some_and(Member::is_enforced) {
+                    self.failed(workload, refused.to_string());
+                }
             }
         }
         None
@@ -228,16 +234,19 @@ impl Reconciler {
         if cgroups.is_empty() {
             return;
         }
-        for cgroup in &cgroups {
-            self.count_under(*cgroup, under(effective));
-        }
         match self.node.swap_all(&cgroups, &effective.compiled.words) {
             Ok(0) => {}
             Ok(written) => info!(policy = effective.name, workloads = written, "another ruleset is in force"),
-            // The old ruleset stays in force, whole.
-            Err(refused) => return error!(policy = effective.name, error = %refused, "the old ruleset stays"),
+            Err(refused) => {
+                // The old ruleset stays in force, whole.
+                error!(policy = effective.name, error = %refused, "the old ruleset stays");
+                self.behind = Some(format!("policy {}: {refused}", effective.name));
+                return;
+            }
         }
         for cgroup in &cgroups {
+            // What is counted in between counts under the new one, as the next look at it does.
+            self.count_under(*cgroup, under(effective));
             if let Some(member) = self.members.get_mut(cgroup) {
                 member.ruleset = effective.hash;
                 member.effective = Some(Arc::clone(effective));
@@ -429,6 +438,12 @@ impl Reconciler {
             .values()
             .filter(|member| member.failure.is_some() || member.lacking.is_some())
             .count();
+        if let Some(why) = &self.behind {
+            return Err(format!("a ruleset could not be put in force, the one before it still is: {why}"));
+        }
+        if !self.node.is_pinned() {
+            return Err("the pins are gone, and enforcement ends with this agent: start it again".into());
+        }
         match (failed, &self.unseen) {
             (0, None) => Ok(()),
             (0, Some(why)) => Err(format!("some cgroups cannot be looked at: {why}")),

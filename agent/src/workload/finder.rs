@@ -1,10 +1,12 @@
 //! What is known of the cgroups that policies select, and what follows from a look at one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use super::cgroup_tree::{children, processes};
 use super::mount::CgroupMount;
@@ -44,11 +46,13 @@ pub(super) struct Finder {
     pub(super) mount: CgroupMount,
     pub(super) selection: Selection,
     known: HashMap<PathBuf, u64>,
+    /// Cgroups that hold this agent and were told of.
+    own: HashSet<PathBuf>,
 }
 
 impl Finder {
     pub(super) fn new(mount: CgroupMount) -> Self {
-        Self { mount, selection: Selection::default(), known: HashMap::new() }
+        Self { mount, selection: Selection::default(), known: HashMap::new(), own: HashSet::new() }
     }
 
     /// The paths from here down that are workloads. `parent` is called with every directory in which further ones can
@@ -130,6 +134,13 @@ impl Finder {
         let cgroup = fs::metadata(&directory)?.ino();
         // This agent's own cgroup and what is above it. Asked each time: another selection can match another of them.
         if holds_process(&directory, std::process::id())? {
+            if self.own.insert(path.to_owned()) {
+                warn!(
+                    path = path_text(path),
+                    "a policy selects the agent's own cgroup or one above it: neither that nor anything below it is enforced; \
+                     select the cgroups of the workloads"
+                );
+            }
             return Ok(None);
         }
         self.known.insert(path.to_owned(), cgroup);

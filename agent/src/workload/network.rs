@@ -153,7 +153,10 @@ impl Networks {
             return;
         }
         let events = self.mount.directory(&workload.path).join("cgroup.events");
-        let watch = self.inotify.add_watch(&events, AddWatchFlags::IN_MODIFY).ok();
+        let watch = self.inotify.add_watch(&events, AddWatchFlags::IN_MODIFY);
+        let watch = watch
+            .inspect_err(|error| debug!(%error, cgroup, "its first process is not told: it is looked for"))
+            .ok();
         if let Some(watch) = watch {
             self.populated.insert(watch, cgroup);
         }
@@ -193,8 +196,11 @@ impl Networks {
         }
         let is_settled = own.is_some() || known.namespace.as_ref().is_some_and(|before| !before.is_host);
         // Also where nothing was found: the first process may have ended while it was examined.
+        // Where nobody tells that something runs, it is looked for as long as it takes.
+        let last = LOOK_AGAIN.len() - 1;
+        let tried = if known.watch.is_none() { tried.min(last) } else { tried };
         if !is_settled
-            && !running.is_empty()
+            && (known.watch.is_none() || !running.is_empty())
             && let Some(after) = LOOK_AGAIN.get(tried)
         {
             known.again = Some((Instant::now() + *after, tried + 1));
@@ -255,6 +261,13 @@ impl Networks {
 
     async fn populations(&mut self) {
         let Ok(events) = self.inotify.read_events() else { return };
+        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+            let unsettled = self.known.iter().filter(|(_, known)| known.namespace.is_none());
+            let unsettled: Vec<u64> = unsettled.map(|(cgroup, _)| *cgroup).collect();
+            for cgroup in unsettled {
+                self.look(cgroup, 0).await;
+            }
+        }
         for event in events {
             let Some(cgroup) = self.populated.get(&event.wd).copied() else { continue };
             if event.mask.contains(AddWatchFlags::IN_IGNORED) {

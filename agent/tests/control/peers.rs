@@ -1,9 +1,11 @@
 //! Who is served.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use egress_warden::enforce::snapshot::WorkloadStatus;
 
 use crate::support::{Agent, eventually, node, program, stderr, stdout, workload};
 
@@ -49,7 +51,8 @@ fn status_from(agent: &Agent, cgroup: &Path) -> Output {
 #[test]
 fn a_peer_in_an_enforced_workload_is_refused() {
     let (enforced, other) = (Cgroup::make("a"), Cgroup::make("ab"));
-    let agent = Agent::start(node(vec![workload(&enforced.name())]));
+    let id = fs::metadata(&enforced.0).expect("it is there").ino();
+    let agent = Agent::start(node(vec![WorkloadStatus { cgroup: id, ..workload(&enforced.name()) }]));
     for inside in [enforced.0.clone(), enforced.0.join("below")] {
         let output = status_from(&agent, &inside);
         let expected = format!(

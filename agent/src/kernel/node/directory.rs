@@ -72,6 +72,14 @@ impl Directory {
         }
     }
 
+    /// Is it still where it was made? A file system that was unmounted takes the pins along.
+    pub(super) fn is_there(&self) -> bool {
+        match (self.lock.metadata(), fs::metadata(&self.path)) {
+            (Ok(locked), Ok(there)) => (locked.dev(), locked.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
+
     /// Refuses pins that this agent cannot read.
     pub(super) fn refuse_other_versions(&self) -> Result<(), NodeError> {
         let own = version_name();

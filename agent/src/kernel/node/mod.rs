@@ -256,6 +256,12 @@ impl Node {
         self.directory.remove(false)
     }
 
+    /// Are the pins still in view? Without them enforcement ends with whoever holds it open, at the latest with this agent.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.directory.is_there()
+    }
+
     fn slot(&self, cgroup_id: u64) -> Result<u32, NodeError> {
         Ok(self.workloads.get(&cgroup_id).ok_or(NodeError::NotEnforced(cgroup_id))?.slot)
     }
