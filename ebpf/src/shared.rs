@@ -71,7 +71,7 @@ pub(crate) const NO_PACKET: Packet = Packet {
 };
 
 /// Walks the packet's headers behind `base` bytes. The result allows, or is the reason to refuse the packet; then
-/// `packet` holds at most what the fixed header says.
+/// `packet`, which has to be [`NO_PACKET`] before, holds at most what the fixed header says.
 #[inline(always)]
 pub(crate) fn walk(skb: *mut __sk_buff, base: u32, packet: &mut Packet) -> Reason {
     // SAFETY: `skb` is the program's context and `packet` is on its stack.
@@ -96,8 +96,9 @@ unsafe extern "C" fn walk_packet(skb: *mut __sk_buff, base: u32, packet: *mut Pa
             0
         }
         Err(reason) => {
-            if let Some(found) = outline(&bytes) {
-                *packet = found;
+            // Not the whole: to clear the rest, of which nothing is known, would be a call and 32 bytes of stack more.
+            if let Some(Packet { source, destination, protocol, .. }) = outline(&bytes) {
+                (packet.source, packet.destination, packet.protocol) = (source, destination, protocol);
             }
             reason as u32
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use egress_warden_tests::forge::{Forgery, is_forged};
 use egress_warden_tests::probe::{Attempt, Outcome};
 use egress_warden_tests::server::Server;
@@ -190,9 +190,16 @@ impl Node {
         Ok(way)
     }
 
-    /// Fails where something is pinned.
+    /// Fails where a link or an interface is pinned; without an agent also where anything is.
     pub(super) fn expect_no_pins(&self) -> Result<()> {
-        ensure!(!Path::new(PINS).exists(), "{PINS} is still there");
+        let runs = self.running.borrow().is_some();
+        ensure!(runs || !Path::new(PINS).exists(), "{PINS} is still there");
+        for version in fs::read_dir(PINS).into_iter().flatten() {
+            for kind in ["links", "interfaces"] {
+                let path = version.as_ref().map_err(|error| anyhow!("{error}"))?.path().join(kind);
+                ensure!(fs::read_dir(&path)?.next().is_none(), "{} is not empty", path.display());
+            }
+        }
         Ok(())
     }
 

@@ -186,7 +186,7 @@ pub(super) fn new_wire(scenario: &Scenario) -> Result<String> {
     Ok("a wire that is laid anew gets a backstop of its own".to_owned())
 }
 
-/// With the agent's help, and of what a killed one left.
+/// By way of the agent, which keeps its maps, and of what a killed one left, of which nothing stays.
 pub(super) fn detach(scenario: &Scenario) -> Result<String> {
     let node = scenario.node()?;
     for kill_first in [false, true] {
