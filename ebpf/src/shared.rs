@@ -4,9 +4,9 @@
 //! Pointers come from the caller's stack; the verifier makes each function check them for null all the same.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::bpf_sk_fullsock;
-use aya_ebpf::programs::SkBuffContext;
+use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use egress_warden_common::packet::{Bytes, Packet, outline, parse};
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::{FOREVER, NO_RULE, Ruleset};
@@ -18,7 +18,7 @@ use crate::workload::{Workload, in_own_namespace, is_node};
 
 /// The packet's bytes from the IP header on.
 pub(crate) struct PacketBytes {
-    skb: SkBuffContext,
+    skb: *mut __sk_buff,
     /// Bytes in front of it: none where a cgroup's programs look, the link's header on the way through an interface.
     base: u32,
 }
@@ -26,19 +26,30 @@ pub(crate) struct PacketBytes {
 impl PacketBytes {
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff, base: u32) -> Self {
-        Self { skb: SkBuffContext::new(skb), base }
+        Self { skb, base }
     }
 }
+
+/// What stands at a multiple of its size in a header is read out of this in one piece. From bytes anywhere it would be read
+/// one by one, and the stack of Linux 6.1 has no room for them.
+#[repr(C, align(8))]
+struct Aligned<const N: usize>([u8; N]);
 
 impl Bytes for PacketBytes {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.skb.load(self.base.wrapping_add(offset) as usize).ok()
+        let mut loaded = MaybeUninit::<Aligned<N>>::uninit();
+        let (skb, offset) = (self.skb.cast(), self.base.wrapping_add(offset));
+        // SAFETY: the program's context, and as many bytes as there is room for.
+        let result = unsafe { bpf_skb_load_bytes(skb, offset, loaded.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: all bytes were written, unless it failed.
+        if result == 0 { Some(unsafe { loaded.assume_init() }.0) } else { None }
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.skb.len().saturating_sub(self.base)
+        // SAFETY: a field of the program's context.
+        unsafe { (*self.skb).len }.saturating_sub(self.base)
     }
 }
 
