@@ -23,7 +23,7 @@ const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub enum Forgery {
     /// A packet socket: the frame is on the wire as it is.
     Frame,
-    /// A raw socket with IP_HDRINCL: the kernel adds the frame only.
+    /// A raw socket with IP_HDRINCL, which a policy has to open (`raw: [udp]`): the kernel adds the frame only.
     Packet,
 }
 

@@ -79,14 +79,25 @@ pub(crate) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A raw socket that is handed whole IPv4 packets, in the calling thread's network namespace.
+/// A raw socket for UDP that is handed whole IPv4 packets, in the calling thread's network namespace.
 pub(crate) fn raw_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: takes no pointers.
-    let raw = check(unsafe {
-        libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
-    })?;
+    let raw = check(unsafe { libc::socket(libc::AF_INET, kind, libc::IPPROTO_UDP) })?;
     // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let on: c_int = 1;
+    // SAFETY: the kernel reads the size that it is given from `on`.
+    check(unsafe {
+        libc::setsockopt(
+            raw,
+            libc::IPPROTO_IP,
+            libc::IP_HDRINCL,
+            (&raw const on).cast(),
+            length_of::<c_int>(),
+        )
+    })?;
+    Ok(socket)
 }
 
 /// Sends these bytes on a bound socket.

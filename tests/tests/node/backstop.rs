@@ -270,7 +270,8 @@ fn a_source_or_a_destination_that_is_not_to_be_is_refused() -> Result<()> {
     let guarded = Guarded::new()?;
     guarded.enforced(|node, id| {
         let raw = "
-s=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_RAW)
+s=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_UDP)
+s.setsockopt(socket.IPPROTO_IP,socket.IP_HDRINCL,1)
 for source,destination in [('10.77.1.9','10.77.2.2'),('10.77.2.7','10.77.2.2')]:
     for _ in range(2): s.sendto(packet(source,destination,80,b'spoofed'),(destination,0))
 ";

@@ -75,7 +75,7 @@ pub(crate) fn words(entries: &str) -> Result<Vec<u64>> {
     let text = format!(
         "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: open}}\nspec:\n  to:\n{entries}\n---\n\
          apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {{name: test}}\nspec:\n  \
-         select: {{all: true}}\n  mode: enforce\n  allow: [open]\n"
+         select: {{all: true}}\n  mode: enforce\n  raw: [udp]\n  allow: [open]\n"
     );
     fs::write(directory.path().join("test.yaml"), text)?;
     let set = allowlist::load(&[directory.path().to_owned()]).map_err(|errors| anyhow!("{errors:?}"))?;

@@ -229,7 +229,7 @@ fn write_files(directory: &Path, cgroup: &TestCgroup) -> Result<()> {
     fs::create_dir(&lists)?;
     let policy = format!(
         "{head}\nkind: EgressPolicy\nmetadata: {{name: node}}\nspec:\n  select: {{cgroups: [/{name}]}}\n  \
-         mode: enforce\n  require: [backstop]\n  allow: [outside]\n---\n\
+         mode: enforce\n  require: [backstop]\n  raw: [udp]\n  allow: [outside]\n---\n\
          {head}\nkind: Destinations\nmetadata: {{name: outside}}\nspec:\n  to:\n    \
          - {{cidrs: [10.77.2.2/32, \"fd77:2::2/128\"], ports: [{ALLOWED}/tcp, {ALLOWED}/udp], why: the outside host}}\n"
     );
