@@ -9,6 +9,8 @@ mod support;
 mod adoption;
 #[path = "node/backstop.rs"]
 mod backstop;
+#[path = "node/before.rs"]
+mod before;
 #[path = "node/figures.rs"]
 mod figures;
 #[path = "node/release.rs"]
