@@ -158,8 +158,25 @@ pub struct Status {
     pub policies: Vec<Policy>,
     /// Selected workloads, by path.
     pub workloads: Vec<Workload>,
+    /// Other people's programs on the enforced cgroups and above them.
+    pub others: Vec<OtherProgram>,
     /// Records of violations that were not written, or not read in time.
     pub records_lost: u64,
+}
+
+/// A program that is not the agent's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherProgram {
+    /// Directory of the cgroup that it is attached to.
+    pub path: PathBuf,
+    /// The hook.
+    pub hook: String,
+    /// Its id.
+    pub id: u32,
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Was it attached without the multi flag, so that nothing further can be attached below?
+    pub exclusive: bool,
 }
 
 /// Where the rules come from.

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Refusal;
 use super::member::{Member, open, under};
+use super::others::Others;
 use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
@@ -41,6 +42,8 @@ pub struct Reconciler {
     pub(super) unenforced: f64,
     /// An operator took enforcement out.
     pub(super) detached: bool,
+    /// Other people's programs, as they were seen last.
+    pub(super) others: Others,
     /// A ruleset that the kernel did not take when the policies changed.
     pub(super) behind: Option<String>,
     /// Which cgroups cannot be looked at, and why.
@@ -78,6 +81,7 @@ impl Reconciler {
             unenforced: 0.0,
             detached: false,
             behind: None,
+            others: Others::default(),
             unseen: None,
             saved,
         };
@@ -201,6 +205,7 @@ impl Reconciler {
             self.unenforced += since.elapsed().as_secs_f64();
         }
         info!(workload = %workload.label(), policy = effective.name, "enforced");
+        self.others.seen = None;
         member.enforced_since = Some(SystemTime::now());
         member.ruleset = effective.hash;
         member.baseline = NO_COUNTS;
@@ -344,6 +349,7 @@ impl Reconciler {
     /// whose time has come, and the memory of workloads that are gone.
     pub fn tick(&mut self) {
         self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
+        self.look_for_others();
         self.retry();
         self.look_for_quarantines();
         self.finish();
