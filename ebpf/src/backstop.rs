@@ -267,7 +267,7 @@ impl Sender {
                 return true;
             }
         }
-        count as usize > addresses.len() && self.workload.owns(address)
+        count as usize > addresses.len() && !address.is_loopback() && self.workload.owns(address)
     }
 
     /// May a packet come from there? `::` asks the link whether an address is free.
