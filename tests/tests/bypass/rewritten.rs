@@ -61,8 +61,6 @@ fn a_destination_translated() -> Result<()> {
         frames: [0, 1],
         counted: &[("not_allowlisted", 1)],
         quarantined: Some(&[("quarantined", 1)]),
-        // In audit: where its socket is judged, and once more on the wire.
-        audited: Some(&[("not_allowlisted", 2)]),
         ..Way::DEFAULT
     }
     .try_out()
