@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -28,6 +29,7 @@ use crate::kernel::node::NodeError;
 use crate::kernel::{Node, NodeOptions, readable};
 use crate::quarantine::Quarantines;
 use crate::quarantine::actions::Kernel;
+use crate::quarantine::cut::{self, Told};
 use crate::quarantine::history::History;
 use crate::quarantine::state::boot_id;
 use crate::records::Event;
@@ -43,6 +45,8 @@ use allowlists::Allowlists;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How late a quarantine may end.
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// For how long the agent's end waits for connections that are being ended; the next agent does what is left.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// Changes that may wait for the reconciler; a source that is faster waits.
 const CHANGES: usize = 1024;
 /// Events that a slow watcher may be behind.
@@ -81,7 +85,8 @@ async fn serve(config: Config) -> Result<()> {
     };
     let (node, adopted) = Node::open(&options)?;
     info!(workloads = adopted.len(), "took over what is enforced");
-    let actions = Kernel { mount: mount.point().to_owned() };
+    let (cuts, cut) = cut::start().context("cannot start a thread")?;
+    let actions = Kernel { mount: mount.point().to_owned(), cuts };
     let quarantines = Quarantines::open(&config.state_dir, boot_id()?, actions);
     let listener = TcpListener::bind(config.metrics_listen)
         .await
@@ -94,7 +99,7 @@ async fn serve(config: Config) -> Result<()> {
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);
-    let mut agent = Agent::new(reconciler, &config, selected, hints)?;
+    let mut agent = Agent::new(reconciler, &config, selected, hints, cut)?;
     agent.allowlists.start(&mut agent.reconciler, &agent.selected);
     let hinted = agent.cgroups.is_some().then_some(hinted);
     let (found, heard) = mpsc::channel(CHANGES);
@@ -124,6 +129,8 @@ struct Agent {
     /// Told by the kernel's tracepoints, where it lets us listen.
     cgroups: Option<AsyncFd<OwnedFd>>,
     hints: mpsc::Sender<Hint>,
+    /// What came of ending connections.
+    cut: Told,
     clock: ClockWatch,
     clock_changed: AsyncFd<OwnedFd>,
     log: Option<AsyncFd<OwnedFd>>,
@@ -138,6 +145,7 @@ impl Agent {
         config: &Config,
         selected: watch::Sender<Selection>,
         hints: mpsc::Sender<Hint>,
+        cut: Told,
     ) -> Result<Self> {
         let node = reconciler.node();
         node.set_clock(wall_clock()?)?;
@@ -160,6 +168,7 @@ impl Agent {
             records,
             cgroups,
             hints,
+            cut,
             clock_changed: readable(&clock)?,
             clock,
             log,
@@ -189,6 +198,7 @@ impl Agent {
                 ready = self.records.readable() => { ready?.clear_ready(); self.pass_records() }
                 ready = self.clock_changed.readable() => { ready?.clear_ready(); self.set_clock() }
                 ready = ready(self.log.as_ref()) => { ready?; self.reconciler.node().flush_log() }
+                Some(done) = self.cut.recv() => self.reconciler.connections_ended(done),
                 Some(request) = requests.recv() => self.answer(request),
                 _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
                 () = self.allowlists.changed() => self.allowlists.reload(&mut self.reconciler, &self.selected),
@@ -196,8 +206,24 @@ impl Agent {
                 _ = tick.tick() => self.reconciler.tick(),
             }
         }
+        self.finish_cuts().await;
         self.reconciler.save();
         Ok(())
+    }
+
+    async fn finish_cuts(&mut self) {
+        let all = async {
+            while self.reconciler.is_ending_connections()
+                && let Some(done) = self.cut.recv().await
+            {
+                self.reconciler.connections_ended(done);
+            }
+        };
+        if timeout(END_WITHIN, all).await.is_err() {
+            warn!(
+                "connections of workloads in quarantine are still being ended; the next agent goes on with it"
+            );
+        }
     }
 
     fn pass_hints(&mut self) {
@@ -242,7 +268,7 @@ impl Agent {
         match request {
             Request::Snapshot(reply) => drop(reply.send(self.reconciler.snapshot())),
             Request::Quarantine { workload, action, who, why, reply } => {
-                drop(reply.send(self.reconciler.quarantine_by_hand(&workload, action, &who, &why)));
+                self.reconciler.quarantine_by_hand(workload, action, &who, &why, reply);
             }
             Request::Release { workload, who, why, reply } => {
                 drop(reply.send(self.reconciler.release_by_hand(&workload, &who, &why)));

@@ -10,6 +10,7 @@ use egress_warden_common::state::State;
 use tracing::{error, info, warn};
 
 use super::Refusal;
+use super::follow::Asked;
 use super::member::{Member, open, under};
 use super::others::Others;
 use super::rules::{Effective, Rules};
@@ -37,6 +38,8 @@ pub struct Reconciler {
     pub(super) quarantines: Quarantines<Kernel>,
     /// Quarantines whose action an earlier agent did not see to its end.
     pub(super) unfinished: Vec<u64>,
+    /// Who waits until connections are ended, by number of the cut.
+    pub(super) asked: HashMap<u64, Asked>,
     pub(super) delays: Delays,
     /// Seconds without enforcement of workloads that are enforced by now, or gone.
     pub(super) unenforced: f64,
@@ -77,6 +80,7 @@ impl Reconciler {
             totals,
             quarantines,
             unfinished: Vec::new(),
+            asked: HashMap::new(),
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
