@@ -1,4 +1,4 @@
-//! Lays wires: veth pairs, a bridge between them, addresses. All of it acts on the calling thread's network namespace.
+//! Lays wires: veth pairs, what hangs on their ends, addresses. All of it acts on the calling thread's network namespace.
 
 use std::fs::File;
 use std::io;
@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -21,33 +21,39 @@ use super::netlink::Netlink;
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// Makes a bridge. It has no address and gives itself none.
-pub fn add_bridge(name: &str) -> io::Result<()> {
-    let mut bridge = LinkMessage::default();
-    bridge.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-    ];
-    add(bridge)
-}
-
-/// Makes a veth pair: one end here, the other as `far_name` with the address `mac` in another namespace.
-pub fn add_veth(name: &str, far: &File, far_name: &str, mac: Mac) -> io::Result<()> {
+/// Makes a veth pair: one end here, the other as `far_name` in another namespace. Each end gets the address told.
+pub fn add_veth(name: &str, mac: Mac, far: &File, far_name: &str, far_mac: Mac) -> io::Result<()> {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(far_name.to_owned()),
-        LinkAttribute::Address(mac.to_vec()),
+        LinkAttribute::Address(far_mac.to_vec()),
         LinkAttribute::NetNsFd(far.as_raw_fd()),
     ];
     let mut near = LinkMessage::default();
     near.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.to_vec()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
     add(near)
+}
+
+/// Makes an interface in another namespace that is given everything which arrives on `lower`, and sends by it.
+pub fn add_macvlan(lower: u32, far: &File, far_name: &str) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(far_name.to_owned()),
+        LinkAttribute::Link(lower),
+        LinkAttribute::NetNsFd(far.as_raw_fd()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::MacVlan),
+            LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Passthrough)])),
+        ]),
+    ];
+    add(link)
 }
 
 fn add(link: LinkMessage) -> io::Result<()> {
@@ -59,19 +65,11 @@ fn add(link: LinkMessage) -> io::Result<()> {
 pub fn without_addresses(index: u32) {
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
-    let _ = change(index, vec![attribute]);
-}
-
-/// Makes an interface a port of a bridge.
-pub fn put_on_bridge(index: u32, bridge: u32) -> io::Result<()> {
-    change(index, vec![LinkAttribute::Controller(bridge)])
-}
-
-fn change(index: u32, attributes: Vec<LinkAttribute>) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    link.attributes = attributes;
-    Netlink::open()?.ask(RouteNetlinkMessage::SetLink(link), 0).map(drop)
+    link.attributes = vec![attribute];
+    let asked = Netlink::open().and_then(|netlink| netlink.ask(RouteNetlinkMessage::SetLink(link), 0));
+    drop(asked);
 }
 
 /// Brings an interface up.

@@ -1,8 +1,9 @@
-//! Where the attempts are made: a cgroup, a namespace `pod` behind a veth, a namespace `far` behind another, and a bridge
-//! without addresses between their ends, as container networks have it.
+//! Where the attempts are made: a cgroup, a namespace `pod` behind a veth, and a namespace `far` that is given whatever
+//! passes the backstop on the host's end of it. A bridge would be closer to what container networks have, but the node's
+//! own packet filter can reach into a bridge; nobody's reaches into this macvlan.
 //!
-//! Namespaces are held by descriptors and go with this process, however it ends, and with them the veths. Cgroup and bridge
-//! do not; their names tell whose they were, so that the next self-test clears what a dead one left.
+//! Namespaces are held by descriptors and go with this process, however it ends, and with them the interfaces. The cgroup
+//! does not; its name tells whose it was, so that the next self-test clears what a dead one left.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::net::if_::{if_nameindex, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::place::{ALLOWED, FAR, FAR_MAC, INTERFACE, POD, POD_MAC, POD_V6, PORT, PREFIX, PREFIX_V6};
@@ -23,8 +24,9 @@ use crate::kernel::packet::packet_socket;
 
 /// How the cgroup's name begins; the process id follows.
 const CGROUP: &str = "egress-warden-selftest-";
-/// How the names of interfaces begin; the process id and a letter follow.
+/// How the name of the host's end of the wire begins; the process id follows.
 const LINK: &str = "ewst";
+const FIND: &str = "find an interface of its own";
 const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A step that failed.
@@ -50,7 +52,7 @@ pub(super) struct Stage {
     pub(super) far: OwnedFd,
     _listener: TcpListener,
     _namespace: Namespace,
-    _links: Links,
+    _link: Link,
 }
 
 impl Stage {
@@ -59,32 +61,26 @@ impl Stage {
         sweep(mount)?;
         let pid = std::process::id();
         let (pod, far) = (Namespace::new()?, Namespace::new()?);
-        let (pod_end, far_end) = (format!("{LINK}{pid}p"), format!("{LINK}{pid}f"));
-        let mut own = Links(Vec::new());
-        links::add_veth(&pod_end, &pod.0, INTERFACE, POD_MAC).map_err(failed("make a veth pair"))?;
-        own.keep(&pod_end)?;
-        links::add_veth(&far_end, &far.0, INTERFACE, FAR_MAC).map_err(failed("make a veth pair"))?;
-        own.keep(&far_end)?;
-        own.bridge(&format!("{LINK}{pid}b"))?;
+        let link = Link::new(&format!("{LINK}{pid}"), &pod)?;
+        links::add_macvlan(link.0, &far.0, INTERFACE).map_err(failed("make a macvlan"))?;
         pod.enter(|| configure(&[IpAddr::V4(POD), IpAddr::V6(POD_V6)], &FAR, FAR_MAC))?;
         far.enter(|| configure(&FAR, &[IpAddr::V4(POD), IpAddr::V6(POD_V6)], POD_MAC))?;
         let listen = || {
             TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).or_else(|_| TcpListener::bind((ALLOWED, PORT)))
         };
         Ok(Self {
-            near: listen_to(&pod_end)?,
-            far: far.enter(|| listen_to(INTERFACE))?,
+            near: listen_to(link.0)?,
+            far: far.enter(|| listen_to(if_nametoindex(INTERFACE).map_err(failed(FIND))?))?,
             _listener: far.enter(listen).map_err(failed("listen in the far namespace"))?,
             cgroup: OwnCgroup::new(mount)?,
             pod,
             _namespace: far,
-            _links: own,
+            _link: link,
         })
     }
 }
 
-fn listen_to(interface: &str) -> Result<OwnedFd, StageError> {
-    let index = if_nametoindex(interface).map_err(failed("find an interface of its own"))?;
+fn listen_to(index: u32) -> Result<OwnedFd, StageError> {
     packet_socket(index, true).map_err(failed("listen on an interface of its own"))
 }
 
@@ -151,40 +147,24 @@ impl From<Outside> for io::Error {
     }
 }
 
-/// What it has beside the interfaces of the namespace in which it was started.
+/// The host's end of the wire, beside the interfaces of the namespace in which this was started.
 #[derive(Debug)]
-struct Links(Vec<u32>);
+struct Link(u32);
 
-impl Links {
-    fn keep(&mut self, name: &str) -> Result<u32, StageError> {
-        let index = if_nametoindex(name).map_err(failed("find an interface of its own"))?;
-        self.0.push(index);
-        Ok(index)
-    }
-
-    /// Puts a bridge between those that are there.
-    fn bridge(&mut self, name: &str) -> Result<(), StageError> {
-        let step = "make a bridge";
-        let ports = self.0.clone();
-        links::add_bridge(name).map_err(failed(step))?;
-        let bridge = self.keep(name)?;
-        links::without_addresses(bridge);
-        links::bring_up(bridge).map_err(failed(step))?;
-        for port in ports {
-            links::without_addresses(port);
-            links::put_on_bridge(port, bridge).map_err(failed(step))?;
-            links::bring_up(port).map_err(failed(step))?;
-        }
-        Ok(())
+impl Link {
+    fn new(name: &str, pod: &Namespace) -> Result<Self, StageError> {
+        links::add_veth(name, FAR_MAC, &pod.0, INTERFACE, POD_MAC).map_err(failed("make a veth pair"))?;
+        let link = Self(if_nametoindex(name).map_err(failed(FIND))?);
+        links::without_addresses(link.0);
+        links::bring_up(link.0).map_err(failed("bring up an interface of its own"))?;
+        Ok(link)
     }
 }
 
-impl Drop for Links {
+impl Drop for Link {
     fn drop(&mut self) {
-        for index in &self.0 {
-            // The next self-test tries again.
-            let _ = links::remove(*index);
-        }
+        // It would go with the pod's namespace as well, a moment later.
+        let _ = links::remove(self.0);
     }
 }
 
@@ -229,15 +209,6 @@ pub(crate) fn sweep(mount: &Path) -> Result<(), StageError> {
             let end = Instant::now() + REMOVAL_LIMIT;
             destroy(directory.as_fd(), &entry.path(), end)
                 .map_err(|error| failed("remove what an earlier self-test left")(io::Error::other(error)))?;
-        }
-    }
-    let interfaces = if_nameindex().map_err(failed("list interfaces"))?;
-    for interface in &interfaces {
-        let name = interface.name().to_str().unwrap_or_default();
-        let owner = name.strip_prefix(LINK).and_then(|rest| rest.strip_suffix(['b', 'p', 'f']));
-        if owner.is_some_and(is_left) {
-            // Gone with its namespace, or with the other end, meanwhile.
-            let _ = links::remove(interface.index());
         }
     }
     Ok(())
