@@ -89,7 +89,7 @@ fn flags_beat_the_file() {
 #[test]
 fn all_that_is_wrong_is_told_at_once_with_its_place() {
     let text = "allowlist: [a]\nmetrics: {listen: localhost}\nlog: {format: jsn, levle: info}\nstate_dir: 7\n\
-                sources: [cgroups, cri]\nguard: []\nselftest: {every: 1h}\nallowlists: []\n";
+                sources: [cgroups, cri]\nguard: []\nselftest: {every: 1s}\nallowlists: []\n";
     let told = complaints(text);
     for expected in [
         "config.yaml:1:1: error: unknown key `allowlist` in the configuration",
@@ -101,7 +101,7 @@ fn all_that_is_wrong_is_told_at_once_with_its_place() {
         "config.yaml:4:12: error: `state_dir`: expected a text, found the number 7",
         "config.yaml:5:20: error: `sources`: cri is not in this version",
         "config.yaml:6:1: error: `guard` is not in this version",
-        "config.yaml:7:1: error: `selftest` is not in this version",
+        "config.yaml:7:19: error: `selftest.every`: expected a length of time from 1m to 168h",
         "config.yaml:8:13: error: `allowlists`: the list is empty",
     ] {
         assert!(told.contains(expected), "{expected}\nis not in\n{told}");

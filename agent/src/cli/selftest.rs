@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use super::socket::{SocketArg, json, print};
 use super::table::table;
+use crate::control::client::ClientError;
+use crate::control::protocol::{Answer, Request};
 use crate::selftest::{Finding, Report, Verdict, standalone};
 use crate::text::complain;
 
@@ -31,7 +33,15 @@ pub struct SelftestArgs {
 /// Runs the command.
 #[must_use]
 pub fn main(args: &SelftestArgs) -> ExitCode {
-    match standalone() {
+    let asked = args.socket.ask(Request::Selftest, |answer| match answer {
+        Answer::Selftest(report) => Some(*report),
+        _ => None,
+    });
+    let report = match asked {
+        Err(ClientError::NoAgent(_)) => standalone().map_err(|error| error.to_string()),
+        asked => asked.map_err(|error| error.to_string()),
+    };
+    match report {
         Ok(report) => {
             let printed = print(&if args.json { json(&report) } else { text(&report) });
             if report.passed { printed } else { ExitCode::FAILURE }

@@ -10,7 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Interface, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status, Workload,
+    Allowlists, Interface, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Selftest, Status,
+    Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{
@@ -35,6 +36,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         policies: snapshot.policies.iter().map(policy).collect(),
         workloads: snapshot.workloads.iter().map(workload).collect(),
         records_lost: snapshot.records_lost,
+        selftest: snapshot.selftest.last.as_ref().map(|(at, outcome)| Selftest {
+            passed: outcome.is_ok(),
+            at: rfc3339(*at),
+            result: outcome.clone().unwrap_or_else(|why| why),
+        }),
     }
 }
 

@@ -42,6 +42,7 @@ impl Reconciler {
             maps: self.maps(),
             records_lost: self.totals.records_lost + lost,
             ready: self.ready(),
+            selftest: self.selftest.clone(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! is tested is a [`Subject`]: the running agent's own programs, or a set loaded for the purpose.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 mod attempt;
 mod frames;
 mod place;
@@ -14,10 +15,10 @@ pub(crate) mod stage;
 mod standalone;
 mod ways;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use egress_warden_common::Reason;
@@ -26,6 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, recv};
 
+use crate::enforce::trial::Trial;
 use crate::kernel::{OwnNamespace, Probe};
 use crate::ruleset::CompileError;
 use crate::text::rfc3339;
@@ -43,11 +45,14 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(1);
 const LONGEST_FRAME: usize = 2048;
 
 /// Why no self-test was made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SelftestError {
+    /// There is one.
+    #[error("a self-test runs already; it takes a second")]
+    Busy,
     /// Nowhere to try.
     #[error("the self-test cannot run: {0}")]
-    Stage(#[from] StageError),
+    Stage(#[from] Arc<StageError>),
     /// Nothing to test.
     #[error("the self-test cannot run: {0}")]
     Subject(String),
@@ -56,48 +61,34 @@ pub enum SelftestError {
     Namespace(String),
     /// The self-test's own policy.
     #[error("the self-test cannot run: {0}")]
-    Policy(#[from] CompileError),
+    Policy(#[from] Arc<CompileError>),
 }
 
 /// The programs that are tested.
 pub(crate) trait Subject {
     /// Enforces a ruleset on a cgroup.
-    fn enforce(&mut self, workload: &Trial<'_>) -> Result<(), String>;
+    fn enforce(&mut self, trial: Trial) -> Result<(), String>;
     /// What is counted of it.
     fn state(&mut self, cgroup: u64) -> Result<Box<State>, String>;
     /// Ends its enforcement.
     fn release(&mut self, cgroup: u64) -> Result<(), String>;
 }
 
-/// The workload of a self-test.
-#[derive(Debug)]
-pub(crate) struct Trial<'a> {
-    pub(crate) cgroup: u64,
-    pub(crate) directory: &'a File,
-    pub(crate) path: &'a Path,
-    pub(crate) words: &'a [u64],
-    pub(crate) namespace: &'a OwnNamespace,
-}
-
 /// Tries every way. Takes about a second, and blocks.
 pub(crate) fn run(subject: &mut dyn Subject, mount: &Path, by_agent: bool) -> Result<Report, SelftestError> {
     let began = Instant::now();
-    let words = policy::words()?;
-    let stage = Stage::set_up(mount)?;
+    let words = policy::words().map_err(Arc::new)?;
+    let stage = Stage::set_up(mount).map_err(Arc::new)?;
     let unknown = |error: &dyn std::fmt::Display| SelftestError::Namespace(error.to_string());
     let file = stage.pod.0.try_clone().map_err(|error| unknown(&error))?;
     let namespace = OwnNamespace::of_file(file)
         .map_err(|error| unknown(&error))?
         .ok_or_else(|| unknown(&"it belongs to another user namespace"))?;
     let cgroup = &stage.cgroup;
-    let trial = Trial {
-        cgroup: cgroup.id,
-        directory: &cgroup.directory,
-        path: &cgroup.path,
-        words: &words,
-        namespace: &namespace,
-    };
-    subject.enforce(&trial).map_err(SelftestError::Subject)?;
+    let directory =
+        cgroup.directory.try_clone().map_err(|error| SelftestError::Subject(error.to_string()))?;
+    let trial = Trial { cgroup: cgroup.id, directory, path: cgroup.path.clone(), words, namespace };
+    subject.enforce(trial).map_err(SelftestError::Subject)?;
     let tried = try_all(subject, &stage);
     // Also where something went wrong meanwhile; the first error tells what.
     let released = subject.release(cgroup.id);

@@ -6,7 +6,8 @@ use egress_warden_common::state::State;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{Report, SelftestError, Subject, Trial};
+use super::{Report, SelftestError, Subject};
+use crate::enforce::trial::Trial;
 use crate::kernel::{Node, NodeOptions, Probe, Sizes};
 use crate::workload::mount::CgroupMount;
 
@@ -33,10 +34,10 @@ pub fn run() -> Result<Report, SelftestError> {
 struct Own(Node);
 
 impl Subject for Own {
-    fn enforce(&mut self, trial: &Trial<'_>) -> Result<(), String> {
-        let Trial { cgroup, directory, path, words, namespace } = *trial;
+    fn enforce(&mut self, trial: Trial) -> Result<(), String> {
+        let Trial { cgroup, directory, path, words, namespace } = trial;
         self.0
-            .enforce(cgroup, directory.as_fd(), path, words, Some(namespace))
+            .enforce(cgroup, directory.as_fd(), &path, &words, Some(&namespace))
             .map_err(|error| error.to_string())
     }
 

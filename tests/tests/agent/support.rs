@@ -58,7 +58,8 @@ impl Agent {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut agent = Agent { directory, parent, metrics, child: None, mounted: false, within: None };
         let config = format!(
-            "allowlists: [{}]\nmetrics: {{listen: \"{metrics}\"}}\nstate_dir: {}\ncontrol_socket: {}\n",
+            "allowlists: [{}]\nmetrics: {{listen: \"{metrics}\"}}\nstate_dir: {}\ncontrol_socket: {}\n\
+             selftest: {{every: off}}\n",
             agent.lists().display(),
             agent.path("state").display(),
             agent.path("control/control.sock").display(),
