@@ -67,3 +67,17 @@ impl Subject for Handle {
         self.end_trial(cgroup).map_err(|refused| refused.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_runs_at_a_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (handle, _requests) = Handle::new();
+        let runner = Runner::new(handle, "/nonexistent".into());
+        let _running = runner.alone.try_lock().unwrap();
+        assert!(matches!(runtime.block_on(runner.run()), Err(SelftestError::Busy)));
+    }
+}
