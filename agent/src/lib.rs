@@ -22,6 +22,7 @@ pub mod quarantine;
 pub mod records;
 pub mod reload;
 pub mod ruleset;
+pub mod selftest;
 mod state_file;
 pub mod text;
 pub mod workload;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use egress_warden::allowlist::{Format, render};
 use egress_warden::config::{Config, ConfigError, Flags, LogFormat, LogLevel};
@@ -42,6 +43,7 @@ fn everything_has_a_default_but_the_allowlists() {
     assert_eq!(config.control_socket, Path::new("/run/egress-warden/control.sock"));
     assert_eq!(config.pin_directory, Path::new("/sys/fs/bpf/egress-warden"));
     assert_eq!((config.cgroup_root.as_ref(), config.audit_log.as_ref()), (None, None));
+    assert_eq!(config.selftest_every, Some(Duration::from_secs(3600)));
     assert_eq!((config.log.format, config.log.level), (LogFormat::Text, LogLevel::Info));
     for empty in ["", "# nothing yet\n", "---\n", "{}\n"] {
         assert_eq!(load(empty, flags.clone()).unwrap(), config, "{empty:?}");
@@ -58,7 +60,7 @@ fn every_key_is_read_and_paths_are_relative_to_the_file() {
     let file = file(
         "allowlists: [allowlists, /etc/more.yaml]\nmetrics: {listen: \"[::1]:9\"}\nstate_dir: state\n\
          control_socket: /run/x.sock\ncgroup_root: /sys/fs/cgroup/unified\nsources: [cgroups]\naudit_log: /var/log/x\n\
-         log: {format: json, level: debug}\n",
+         selftest: {every: 90m}\nlog: {format: json, level: debug}\n",
     );
     let base = file.path.parent().unwrap();
     let config = Config::load(Some(&file.path), Flags::default()).unwrap();
@@ -68,7 +70,18 @@ fn every_key_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!(config.control_socket, Path::new("/run/x.sock"));
     assert_eq!(config.cgroup_root.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
     assert_eq!(config.audit_log.as_deref(), Some(Path::new("/var/log/x")));
+    assert_eq!(config.selftest_every, Some(Duration::from_secs(5400)));
     assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
+}
+
+#[test]
+fn the_self_test_can_be_turned_off() {
+    let config = load("allowlists: [a]\nselftest: {every: off}\n", Flags::default()).unwrap();
+    assert_eq!(config.selftest_every, None);
+    let config = load("allowlists: [a]\nselftest: {}\n", Flags::default()).unwrap();
+    assert_eq!(config.selftest_every, Some(Duration::from_secs(3600)));
+    let told = complaints("allowlists: [a]\nselftest: {every: 0}\n");
+    assert!(told.contains("expected a length of time from 1m to 168h, such as 90s"), "{told}");
 }
 
 #[test]
@@ -89,7 +102,7 @@ fn flags_beat_the_file() {
 #[test]
 fn all_that_is_wrong_is_told_at_once_with_its_place() {
     let text = "allowlist: [a]\nmetrics: {listen: localhost}\nlog: {format: jsn, levle: info}\nstate_dir: 7\n\
-                sources: [cgroups, cri]\nguard: []\nselftest: {every: 1h}\nallowlists: []\n";
+                sources: [cgroups, cri]\nguard: []\nselftest: {every: 1s}\nallowlists: []\n";
     let told = complaints(text);
     for expected in [
         "config.yaml:1:1: error: unknown key `allowlist` in the configuration",
@@ -101,7 +114,7 @@ fn all_that_is_wrong_is_told_at_once_with_its_place() {
         "config.yaml:4:12: error: `state_dir`: expected a text, found the number 7",
         "config.yaml:5:20: error: `sources`: cri is not in this version",
         "config.yaml:6:1: error: `guard` is not in this version",
-        "config.yaml:7:1: error: `selftest` is not in this version",
+        "config.yaml:7:19: error: `selftest.every`: expected a length of time from 1m to 168h",
         "config.yaml:8:13: error: `allowlists`: the list is empty",
     ] {
         assert!(told.contains(expected), "{expected}\nis not in\n{told}");

@@ -27,5 +27,7 @@ mod quarantined;
 mod raw;
 #[path = "agent/reload.rs"]
 mod reload;
+#[path = "agent/selftest.rs"]
+mod selftest;
 #[path = "agent/workloads.rs"]
 mod workloads;

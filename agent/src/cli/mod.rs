@@ -8,6 +8,7 @@ pub mod exec;
 pub mod explain;
 pub mod quarantine;
 pub mod run;
+pub mod selftest;
 mod socket;
 pub mod status;
 mod table;
@@ -43,6 +44,8 @@ enum Command {
     Quarantine(quarantine::QuarantineArgs),
     /// Run the agent of a node: enforce the allowlists on every workload that they select
     Run(run::RunArgs),
+    /// Try the ways out of a workload on this node
+    Selftest(selftest::SelftestArgs),
     /// Show what the running agent enforces
     Status(status::StatusArgs),
     /// Show violations as they happen
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::main(&args),
         Command::Quarantine(args) => quarantine::main(args),
         Command::Run(args) => run::main(args, crate::daemon::run),
+        Command::Selftest(args) => selftest::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Watch(args) => watch::main(&args),
     }

@@ -70,6 +70,10 @@ fn text(status: &Status) -> String {
         None => "yes".to_owned(),
         Some(why) => format!("no: {why}"),
     };
+    if let Some(selftest) = &status.selftest {
+        let result = if selftest.passed { "passed" } else { "FAILED" };
+        line(&mut out, "self-test", &format!("{result} {}: {}", selftest.at, selftest.result));
+    }
     line(&mut out, "ready", &ready);
     out
 }

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Log, LogFormat, LogLevel};
 use crate::allowlist::Diagnostic;
 use crate::allowlist::diagnostic::Report;
 use crate::allowlist::fields::{Fields, filled_list};
-use crate::allowlist::scalar::{found, one_of, raw_text, text};
+use crate::allowlist::scalar::{duration, found, one_of, raw_text, text};
 use crate::allowlist::source::{Sources, Span};
 use crate::allowlist::tree::{self, Node, Value};
 
@@ -26,7 +27,10 @@ const KEYS: [&str; 10] = [
 ];
 
 /// Keys whose meaning is settled and which this version cannot do. To ignore one would be to run unguarded.
-const LATER: [&str; 2] = ["guard", "selftest"];
+const LATER: [&str; 1] = ["guard"];
+
+/// Instead of a length of time.
+const NEVER: &str = "off";
 
 /// Where workloads are heard of.
 const SOURCES: [&str; 4] = ["cgroups", "cri", "nri", "kube"];
@@ -41,6 +45,8 @@ pub(super) struct File {
     pub(super) control_socket: Option<PathBuf>,
     pub(super) cgroup_root: Option<PathBuf>,
     pub(super) audit_log: Option<PathBuf>,
+    /// `Some(None)` where it says never.
+    pub(super) selftest_every: Option<Option<Duration>>,
     pub(super) log: Log,
 }
 
@@ -106,6 +112,7 @@ impl Reader<'_> {
             control_socket: self.optional_path(&fields, "control_socket"),
             cgroup_root: self.optional_path(&fields, "cgroup_root"),
             audit_log: self.optional_path(&fields, "audit_log"),
+            selftest_every: fields.get("selftest").and_then(|node| self.selftest(node)),
             log: fields.get("log").map(|node| self.log(node)).unwrap_or_default(),
         })
     }
@@ -138,6 +145,15 @@ impl Reader<'_> {
             }
         }
         parsed.ok()
+    }
+
+    fn selftest(&mut self, node: &Node) -> Option<Option<Duration>> {
+        let every = Fields::read(node, "`selftest`", &["every"], self.report)?.get("every")?;
+        if matches!(&every.value, Value::Scalar { text, .. } if text == NEVER) {
+            return Some(None);
+        }
+        let nanoseconds = duration(every, "selftest.every", ("1m", "168h"), self.report)?;
+        Some(Some(Duration::from_nanos(nanoseconds)))
     }
 
     fn sources(&mut self, node: &Node) {

@@ -5,6 +5,7 @@ mod file;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::allowlist::Diagnostic;
 
@@ -12,6 +13,7 @@ use crate::allowlist::Diagnostic;
 const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 const STATE_DIR: &str = "/var/lib/egress-warden";
 const CONTROL_SOCKET: &str = "/run/egress-warden/control.sock";
+const SELFTEST_EVERY: Duration = Duration::from_secs(3600);
 const PIN_DIRECTORY: &str = "/sys/fs/bpf/egress-warden";
 
 /// How the agent runs.
@@ -31,6 +33,8 @@ pub struct Config {
     pub pin_directory: PathBuf,
     /// The file to which violations are appended.
     pub audit_log: Option<PathBuf>,
+    /// How often the agent tests itself; `None` for never.
+    pub selftest_every: Option<Duration>,
     /// The agent's own messages.
     pub log: Log,
     /// Print the kernel programs' own diagnostics.
@@ -115,6 +119,7 @@ impl Config {
             cgroup_root: file.cgroup_root,
             pin_directory: flags.pin_directory.unwrap_or_else(|| PIN_DIRECTORY.into()),
             audit_log: file.audit_log,
+            selftest_every: file.selftest_every.unwrap_or(Some(SELFTEST_EVERY)),
             log: file.log,
             kernel_log: flags.kernel_log,
         })

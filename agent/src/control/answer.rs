@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Status,
-    Workload,
+    Allowlists, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Selftest,
+    Status, Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{
@@ -38,6 +38,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         workloads: snapshot.workloads.iter().map(workload).collect(),
         others: snapshot.others.iter().map(other).collect(),
         records_lost: snapshot.records_lost,
+        selftest: snapshot.selftest.last.as_ref().map(|(at, outcome)| Selftest {
+            passed: outcome.is_ok(),
+            at: rfc3339(*at),
+            result: outcome.clone().unwrap_or_else(|why| why),
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::allowlist;
 use crate::quarantine::history::Entry;
 use crate::records::Event;
+use crate::selftest::Report;
 
 /// Version of the requests.
 pub const VERSION: u32 = 1;
@@ -67,6 +68,8 @@ pub enum Request {
     },
     /// Violations as they happen: answered with [`Answer::Watching`], then [`Answer::Violation`] and [`Answer::Missed`].
     Watch,
+    /// Try the ways out: answered with [`Answer::Selftest`].
+    Selftest,
     /// Take enforcement out of the kernel: answered with [`Answer::Detached`].
     Detach,
 }
@@ -89,6 +92,8 @@ pub enum Answer {
         /// For that many workloads.
         workloads: usize,
     },
+    /// What a self-test found.
+    Selftest(Box<Report>),
     /// From here on nothing is missed unless it is told.
     Watching,
     /// One violation.
@@ -162,6 +167,20 @@ pub struct Status {
     pub others: Vec<OtherProgram>,
     /// Records of violations that were not written, or not read in time.
     pub records_lost: u64,
+    /// The last self-test; `None` where none has ended yet, or the agent is of a version that has none.
+    #[serde(default)]
+    pub selftest: Option<Selftest>,
+}
+
+/// The last self-test of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selftest {
+    /// Was no way open?
+    pub passed: bool,
+    /// When it ended.
+    pub at: String,
+    /// What it found, or why it could not run, in a sentence.
+    pub result: String,
 }
 
 /// A program that is not the agent's.

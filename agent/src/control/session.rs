@@ -123,6 +123,10 @@ async fn carry_out(
             Ok(Answer::Done { workload: found.label.clone() })
         }
         Request::Watch => Ok(Answer::Watching),
+        Request::Selftest => {
+            let report = handle.selftest().await.ok_or("the agent is ending")?;
+            Ok(Answer::Selftest(Box::new(report.map_err(|error| error.to_string())?)))
+        }
         Request::Detach => {
             let workloads = handle.detach().await.map_err(told)?;
             Ok(Answer::Detached { workloads })

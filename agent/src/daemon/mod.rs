@@ -34,11 +34,12 @@ use crate::quarantine::history::History;
 use crate::quarantine::state::boot_id;
 use crate::records::Event;
 use crate::records::audit_log::AuditLog;
+use crate::selftest::agent::Runner;
 use crate::workload::cgroups::{CgroupSource, Hint};
 use crate::workload::mount::CgroupMount;
 use crate::workload::network::Networks;
 use crate::workload::pattern::Selection;
-use crate::{control, http};
+use crate::{control, http, selftest};
 use allowlists::Allowlists;
 
 /// How often the agent looks for what no event tells: quarantines whose record was lost, workloads to try again.
@@ -83,6 +84,9 @@ async fn serve(config: Config) -> Result<()> {
         log: config.kernel_log,
         ..NodeOptions::default()
     };
+    if let Err(error) = selftest::stage::sweep(mount.point()) {
+        warn!(%error, "what an earlier self-test left stays");
+    }
     let (node, adopted) = Node::open(&options)?;
     info!(workloads = adopted.len(), "took over what is enforced");
     let (cuts, cut) = cut::start().context("cannot start a thread")?;
@@ -99,7 +103,8 @@ async fn serve(config: Config) -> Result<()> {
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);
-    let mut agent = Agent::new(reconciler, &config, selected, hints, cut)?;
+    let runner = Runner::new(handle.clone(), mount.point().to_owned());
+    let mut agent = Agent::new(reconciler, &config, selected, hints, cut, runner.clone())?;
     agent.allowlists.start(&mut agent.reconciler, &agent.selected);
     let hinted = agent.cgroups.is_some().then_some(hinted);
     let (found, heard) = mpsc::channel(CHANGES);
@@ -107,6 +112,9 @@ async fn serve(config: Config) -> Result<()> {
     sources.spawn(CgroupSource::new(mount.clone(), selection, found).run(hinted));
     sources.spawn(Networks::new(mount, changes)?.run(heard));
     tokio::spawn(http::serve(listener, handle.clone()));
+    if let Some(every) = config.selftest_every {
+        tokio::spawn(runner.schedule(every));
+    }
     tokio::select! {
         ended = agent.run(requests, changed) => ended?,
         () = control.serve(handle, history) => {}
@@ -137,6 +145,7 @@ struct Agent {
     hints_lost: u64,
     audit_log: Option<AuditLog>,
     watchers: broadcast::Sender<Arc<Event>>,
+    selftests: Runner,
 }
 
 impl Agent {
@@ -146,6 +155,7 @@ impl Agent {
         selected: watch::Sender<Selection>,
         hints: mpsc::Sender<Hint>,
         cut: Told,
+        selftests: Runner,
     ) -> Result<Self> {
         let node = reconciler.node();
         node.set_clock(wall_clock()?)?;
@@ -175,6 +185,7 @@ impl Agent {
             hints_lost,
             audit_log: audit_log.transpose()?,
             watchers: broadcast::channel(WATCHED).0,
+            selftests,
         })
     }
 
@@ -275,6 +286,15 @@ impl Agent {
             }
             Request::Detach(reply) => drop(reply.send(self.reconciler.detach())),
             Request::Watch(reply) => drop(reply.send(self.watchers.subscribe())),
+            Request::Selftest(reply) => {
+                let selftests = self.selftests.clone();
+                // Beside the loop, which has to answer it; and to its end, whether the asker waits or not.
+                tokio::spawn(async move { drop(reply.send(selftests.run().await)) });
+            }
+            Request::BeginTrial(trial, reply) => drop(reply.try_send(self.reconciler.begin_trial(&trial))),
+            Request::TrialState(cgroup, reply) => drop(reply.try_send(self.reconciler.trial_state(cgroup))),
+            Request::EndTrial(cgroup, reply) => drop(reply.try_send(self.reconciler.end_trial(cgroup))),
+            Request::Tested(result) => self.reconciler.tested(&result),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! How the rest of the agent asks the reconciler.
 
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
+use egress_warden_common::state::State;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::Snapshot;
+use super::trial::Trial;
 use crate::allowlist::Action;
 use crate::records::Event;
+use crate::selftest::{Report, SelftestError};
+
+/// How long a trial waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What can be asked.
 #[derive(Debug)]
@@ -41,6 +49,16 @@ pub enum Request {
     Detach(oneshot::Sender<Result<usize, Refusal>>),
     /// Violations as they happen.
     Watch(oneshot::Sender<broadcast::Receiver<Arc<Event>>>),
+    /// Make a self-test.
+    Selftest(oneshot::Sender<Result<Report, SelftestError>>),
+    /// A self-test enforces its ruleset.
+    BeginTrial(Box<Trial>, SyncSender<Result<(), Refusal>>),
+    /// It asks what was counted.
+    TrialState(u64, SyncSender<Result<Box<State>, Refusal>>),
+    /// It ends.
+    EndTrial(u64, SyncSender<Result<(), Refusal>>),
+    /// What came of it.
+    Tested(Result<Report, SelftestError>),
 }
 
 /// Why something was not done, in a sentence.
@@ -91,6 +109,44 @@ impl Handle {
     /// Violations as they happen. A receiver that does not keep up is told how many it missed.
     pub async fn watch(&self) -> Option<broadcast::Receiver<Arc<Event>>> {
         self.ask(Request::Watch).await
+    }
+
+    /// Makes a self-test. `None` when the agent is ending.
+    pub async fn selftest(&self) -> Option<Result<Report, SelftestError>> {
+        self.ask(Request::Selftest).await
+    }
+
+    /// Tells what came of a self-test.
+    pub async fn tested(&self, result: Result<Report, SelftestError>) {
+        // Nobody listens when the agent ends.
+        let _ = self.0.send(Request::Tested(result)).await;
+    }
+
+    /// Enforces a trial. Blocks, as the two that follow.
+    pub fn begin_trial(&self, trial: Trial) -> Result<(), Refusal> {
+        self.ask_blocking(|reply| Request::BeginTrial(Box::new(trial), reply))
+    }
+
+    /// What is counted of a trial.
+    pub fn trial_state(&self, cgroup: u64) -> Result<Box<State>, Refusal> {
+        self.ask_blocking(|reply| Request::TrialState(cgroup, reply))
+    }
+
+    /// Ends a trial.
+    pub fn end_trial(&self, cgroup: u64) -> Result<(), Refusal> {
+        self.ask_blocking(|reply| Request::EndTrial(cgroup, reply))
+    }
+
+    /// For a thread of its own. Not for ever: a reconciler that does not answer is what a self-test has to tell.
+    fn ask_blocking<T>(
+        &self,
+        request: impl FnOnce(SyncSender<Result<T, Refusal>>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = sync_channel(1);
+        self.0.try_send(request(reply)).map_err(|_| Refusal("the agent takes no requests".into()))?;
+        answer
+            .recv_timeout(ANSWER_WITHIN)
+            .map_err(|_| Refusal(format!("the agent did not answer within {} s", ANSWER_WITHIN.as_secs())))?
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {

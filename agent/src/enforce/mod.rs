@@ -13,6 +13,7 @@ pub mod rules;
 pub mod saved;
 pub mod snapshot;
 pub mod totals;
+pub mod trial;
 
 pub use handle::{Handle, Refusal, Request};
 pub use snapshot::Snapshot;

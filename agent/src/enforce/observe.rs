@@ -43,6 +43,7 @@ impl Reconciler {
             others: self.others.found.clone(),
             records_lost: self.totals.records_lost + lost,
             ready: self.ready(),
+            selftest: self.selftest.clone(),
         }
     }
 

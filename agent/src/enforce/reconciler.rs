@@ -21,6 +21,7 @@ use crate::kernel::clock::boot_ns;
 use crate::kernel::{Adopted, Node, OwnNamespace};
 use crate::quarantine::Quarantines;
 use crate::quarantine::actions::Kernel;
+use crate::selftest::LastSelftest;
 use crate::workload::{Change, Workload};
 
 /// For how long a workload that is gone can still be seen.
@@ -52,6 +53,7 @@ pub struct Reconciler {
     /// Which cgroups cannot be looked at, and why.
     pub(super) unseen: Option<String>,
     pub(super) saved: Saved,
+    pub(super) selftest: LastSelftest,
 }
 
 impl Reconciler {
@@ -88,6 +90,7 @@ impl Reconciler {
             others: Others::default(),
             unseen: None,
             saved,
+            selftest: LastSelftest::default(),
         };
         for one in adopted {
             let member = reconciler.saved.member(one);
@@ -159,7 +162,7 @@ impl Reconciler {
 
     /// Enforces a workload, or says which ruleset it has to have where it is enforced already.
     fn place(&mut self, workload: Workload) -> Option<(u64, Arc<Effective>)> {
-        if self.detached {
+        if self.detached || self.is_trial(&workload.path) {
             return None;
         }
         let cgroup = workload.cgroup;

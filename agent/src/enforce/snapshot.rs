@@ -8,6 +8,7 @@ use egress_warden_common::state::State;
 use crate::allowlist::Action;
 use crate::kernel::OtherProgram;
 use crate::policy::Mode;
+use crate::selftest::LastSelftest;
 use crate::workload::Pod;
 
 /// Everything at one moment. Counters in it were read from the kernel for it.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub records_lost: u64,
     /// Is every selected workload enforced by a policy that the agent has read? Else why not.
     pub ready: Result<(), String>,
+    /// What the self-test found.
+    pub selftest: LastSelftest,
 }
 
 /// One workload.

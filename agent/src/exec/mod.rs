@@ -16,7 +16,7 @@ pub mod jail;
 mod janitor;
 mod message;
 mod mounts;
-mod remove;
+pub(crate) mod remove;
 pub mod run;
 mod seccomp;
 mod signals;

@@ -17,7 +17,7 @@ use crate::kernel::tree::{open, walk, write};
 
 /// Kills everything in the cgroup, waits until it is gone and removes the directory with all below it. Tries again until
 /// the deadline: the kernel may still be busy with a process that no longer counts.
-pub(super) fn destroy(dir: BorrowedFd<'_>, path: &Path, deadline: Instant) -> Result<(), CgroupError> {
+pub(crate) fn destroy(dir: BorrowedFd<'_>, path: &Path, deadline: Instant) -> Result<(), CgroupError> {
     let io_error = |step, source: io::Error| CgroupError::Io { step, path: path.to_owned(), source };
     let mut events = match open(dir, c"cgroup.events", OFlags::RDONLY) {
         // Nobody else removes it; this was done before.

@@ -43,7 +43,11 @@ impl OwnNamespace {
     /// gave it: one that was made inside, in a user namespace of its own, would open loopback to its maker.
     pub fn of_process(pid: u32) -> Result<Option<Self>, KernelError> {
         let path = format!("/proc/{pid}/ns/net");
-        let file = File::open(&path).map_err(failed("a process's network namespace"))?;
+        Self::of_file(File::open(&path).map_err(failed("a process's network namespace"))?)
+    }
+
+    /// The same of one that is open.
+    pub fn of_file(file: File) -> Result<Option<Self>, KernelError> {
         if !belongs_to_own_user_namespace(&file)? {
             return Ok(None);
         }

@@ -134,6 +134,12 @@ catalogue! {
     STORAGE_FAILED = "storage_failed_total", Counter, workload_labels!(), "sockets",
         "Sockets whose storage could not be allocated; they are judged in full at each packet.",
         "once not zero, until ten minutes after the workload";
+    SELFTEST_PASSING = "selftest_passing", Gauge, &[], "0 or 1",
+        "Whether the last self-test found no way out open, and at least one closed.",
+        "once a self-test has ended";
+    SELFTEST_LAST_PASS = "selftest_last_pass_timestamp_seconds", Gauge, &[], "Unix time in seconds",
+        "When a self-test of this agent last passed.",
+        "once one has";
     BUILD_INFO = "build_info", Gauge, &["version", "abi"], "1",
         "Version of the agent, and of the layout that it shares with the kernel programs.",
         "always";
@@ -148,10 +154,6 @@ catalogue! {
         "Addresses that are open because an allowed name resolved to them.", "with names in policies";
     DNS_GRANTS_REJECTED = "dns_grants_rejected_total", Counter, &["reason"], "grants",
         "Answers that did not open an address, because of where they point.", "with names in policies";
-    SELFTEST_PASSING = "selftest_passing", Gauge, &[], "0 or 1",
-        "Whether the last self-test found every way out closed.", "with the self-test";
-    SELFTEST_LAST_PASS = "selftest_last_pass_timestamp_seconds", Gauge, &[], "Unix time in seconds",
-        "When the self-test last found every way out closed.", "with the self-test";
 }
 
 #[cfg(test)]

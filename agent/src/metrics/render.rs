@@ -40,6 +40,7 @@ pub fn render(snapshot: &Snapshot) -> prometheus::Result<String> {
     workloads(&mut page, snapshot);
     allowlists(&mut page, snapshot);
     kernel(&mut page, snapshot);
+    selftest(&mut page, snapshot);
     page.one(&metric::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1.0);
     TextEncoder::new().encode_to_string(&page.0)
 }
@@ -244,6 +245,16 @@ fn allowlists(page: &mut Page, snapshot: &Snapshot) {
         (labels([policy.name.as_str(), hash.as_str()]), 1)
     });
     page.series(&metric::RULESET_INFO, hashes.collect::<Series>());
+}
+
+fn selftest(page: &mut Page, snapshot: &Snapshot) {
+    if let Some((_, outcome)) = &snapshot.selftest.last {
+        page.one(&metric::SELFTEST_PASSING, &[], if outcome.is_ok() { 1.0 } else { 0.0 });
+    }
+    if let Some(passed) = snapshot.selftest.passed_at {
+        let since = passed.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.one(&metric::SELFTEST_LAST_PASS, &[], since.as_secs_f64());
+    }
 }
 
 fn kernel(page: &mut Page, snapshot: &Snapshot) {

@@ -15,6 +15,7 @@ use crate::enforce::snapshot::{
     Tier, WorkloadStatus,
 };
 use crate::policy::Mode;
+use crate::selftest::LastSelftest;
 use crate::workload::Pod;
 
 /// Counts nothing.
@@ -117,5 +118,9 @@ pub(crate) fn busy(workloads: usize) -> Snapshot {
         others: Vec::new(),
         records_lost: 9,
         ready: Ok(()),
+        selftest: LastSelftest {
+            last: Some((UNIX_EPOCH, Err("1 open: frame".to_owned()))),
+            passed_at: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+        },
     }
 }

@@ -28,6 +28,35 @@ ready         no: 1 workload is not enforced
 }
 
 #[test]
+fn a_self_test_tells_way_by_way_and_fails_where_one_is_open() {
+    let agent = Agent::start(node(Vec::new()));
+    let output = agent.run(&["selftest"]);
+    let expected = "\
+WAY    RESULT             REASON       WHAT
+tcp    closed             socket_type  the way by tcp
+frame  OPEN               socket_type  the way by frame: it arrived
+raw    not testable here  socket_type  the way by raw: no right
+
+1 ways out closed, 1 open, 1 not testable here; the running agent's programs, Linux 6.18.0, 400 ms
+";
+    assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(1)));
+    let output = agent.run(&["selftest", "--json"]);
+    let told: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!((&told["schema"], &told["passed"], output.status.code()), (&1.into(), &false.into(), Some(1)));
+    assert_eq!(told["ways"][2]["verdict"], "not-testable");
+    assert_eq!(told["ways"][0]["why"], Value::Null);
+}
+
+#[test]
+fn status_tells_the_last_self_test() {
+    let mut tested = node(Vec::new());
+    let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    tested.selftest.last = Some((at, Err("1 open: frame".into())));
+    let told = stdout(&Agent::start(tested).run(&["status"]));
+    assert!(told.contains("\nself-test     FAILED 2027-01-15T08:00:00Z: 1 open: frame\n"), "{told}");
+}
+
+#[test]
 fn status_of_a_node_without_workloads() {
     let agent = Agent::start(node(Vec::new()));
     let expected = "\
@@ -63,6 +92,8 @@ fn status_as_json_has_the_documented_keys() {
         serde_json::from_slice(&agent.run(&["quarantine", "list", "--history", "--json"]).stdout)
             .expect("JSON");
     collect_keys(&listed, &mut keys);
+    let tested: Value = serde_json::from_slice(&agent.run(&["selftest", "--json"]).stdout).expect("JSON");
+    collect_keys(&tested, &mut keys);
     let counters = ["not_allowlisted", "denied", "tcp", "udp"];
     for key in keys.iter().filter(|key| !counters.contains(&key.as_str())) {
         assert!(described.contains(&format!("`{key}`")), "docs/control.md does not describe `{key}`");

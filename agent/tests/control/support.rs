@@ -17,6 +17,7 @@ use egress_warden::enforce::{Handle, Refusal, Request, Snapshot};
 use egress_warden::policy::Mode;
 use egress_warden::quarantine::history::{Entry, What};
 use egress_warden::records::Event;
+use egress_warden::selftest::{Finding, LastSelftest, Report, SCHEMA, Verdict};
 use egress_warden::workload::Pod;
 use egress_warden_common::Reason;
 use egress_warden_common::limits::WINDOW_PLACES;
@@ -156,6 +157,12 @@ impl Reconciler {
                 drop(reply.send(Ok(2)));
             }
             Request::Watch(reply) => drop(reply.send(self.events.subscribe())),
+            Request::Selftest(reply) => drop(reply.send(Ok(selftest()))),
+            // Asked by self-tests alone, which this one makes none of.
+            Request::BeginTrial(..)
+            | Request::TrialState(..)
+            | Request::EndTrial(..)
+            | Request::Tested(_) => {}
         }
     }
 }
@@ -261,6 +268,7 @@ pub(crate) fn node(workloads: Vec<WorkloadStatus>) -> Snapshot {
         others: Vec::new(),
         records_lost: 0,
         ready: Ok(()),
+        selftest: LastSelftest::default(),
     }
 }
 
@@ -307,6 +315,30 @@ fn past() -> Entry {
         who: "ann, uid 0 (egress-warden)".into(),
         why: "was a test".into(),
         violations: 20,
+    }
+}
+
+/// A self-test with one way of each kind.
+fn selftest() -> Report {
+    let way = |way: &str, verdict, why: Option<&str>| Finding {
+        way: way.into(),
+        means: format!("the way by {way}"),
+        verdict,
+        reason: "socket_type".into(),
+        why: why.map(str::to_owned),
+    };
+    Report {
+        schema: SCHEMA,
+        passed: false,
+        by_agent: true,
+        kernel: "6.18.0".into(),
+        at: "2026-01-02T03:04:05Z".into(),
+        milliseconds: 400,
+        ways: vec![
+            way("tcp", Verdict::Closed, None),
+            way("frame", Verdict::Open, Some("it arrived")),
+            way("raw", Verdict::NotTestable, Some("no right")),
+        ],
     }
 }
 

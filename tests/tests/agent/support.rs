@@ -58,7 +58,8 @@ impl Agent {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut agent = Agent { directory, parent, metrics, child: None, mounted: false, within: None };
         let config = format!(
-            "allowlists: [{}]\nmetrics: {{listen: \"{metrics}\"}}\nstate_dir: {}\ncontrol_socket: {}\n",
+            "allowlists: [{}]\nmetrics: {{listen: \"{metrics}\"}}\nstate_dir: {}\ncontrol_socket: {}\n\
+             selftest: {{every: off}}\n",
             agent.lists().display(),
             agent.path("state").display(),
             agent.path("control/control.sock").display(),
@@ -97,6 +98,12 @@ impl Agent {
     /// Writes the one allowlist, in place.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
         Ok(fs::write(self.lists().join("list.yaml"), text)?)
+    }
+
+    /// Has it make self-tests, which it does not otherwise: they lay wires in the namespace in which it runs.
+    pub(crate) fn test_itself_every(&self, every: &str) -> Result<()> {
+        let config = fs::read_to_string(self.path("config.yaml"))?;
+        Ok(fs::write(self.path("config.yaml"), config.replace("every: off", &format!("every: {every}")))?)
     }
 
     fn command(&self) -> Result<Command> {

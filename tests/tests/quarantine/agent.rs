@@ -44,7 +44,7 @@ impl Agent {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let config = format!(
             "allowlists: [allowlists]\nmetrics: {{listen: \"127.0.0.1:{port}\"}}\nstate_dir: state\n\
-             control_socket: control.sock\naudit_log: audit.jsonl\n"
+             control_socket: control.sock\naudit_log: audit.jsonl\nselftest: {{every: off}}\n"
         );
         fs::write(agent.path("config.yaml"), config)?;
         agent.start_again()?;

@@ -121,7 +121,8 @@ impl Agent {
         let select = format!("{{cgroups: [\"/{group}/*\"]}}");
         fs::write(path("lists/bench.yaml"), places(&select, &path("prefixes")))?;
         let config = format!(
-            "allowlists: [{}]\nmetrics: {{listen: \"127.0.0.1:9464\"}}\nstate_dir: {}\ncontrol_socket: {}\n",
+            "allowlists: [{}]\nmetrics: {{listen: \"127.0.0.1:9464\"}}\nstate_dir: {}\ncontrol_socket: {}\n\
+             selftest: {{every: off}}\n",
             path("lists").display(),
             path("state").display(),
             path("control/control.sock").display(),

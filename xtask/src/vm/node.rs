@@ -235,7 +235,7 @@ fn write_files(directory: &Path, cgroup: &TestCgroup) -> Result<()> {
     );
     fs::write(lists.join("node.yaml"), policy)?;
     let config = format!(
-        "allowlists: [{}]\nstate_dir: {}\ncontrol_socket: {}\n",
+        "allowlists: [{}]\nstate_dir: {}\ncontrol_socket: {}\nselftest: {{every: off}}\n",
         lists.display(),
         directory.join("state").display(),
         directory.join("control.sock").display(),

@@ -54,6 +54,8 @@ fn figures_are_those_of_the_snapshot() {
         "allowlist_last_reload_timestamp_seconds 1700000000.5",
         "ruleset_info{policy=\"training\",hash=\"000000000000feed\"} 1",
         "records_lost_total 9",
+        "selftest_passing 0",
+        "selftest_last_pass_timestamp_seconds 1700000000",
         "map_entries{map=\"refused\"} 7",
         "map_capacity{map=\"refused\"} 8192",
         "replies_refused_total{namespace=\"ml-training\",pod=\"train-0\",workload=\"uid-0\",policy=\"training\"} 2",
