@@ -73,6 +73,9 @@ impl Finder {
                 }
                 continue;
             }
+            if !self.selection.leads_on(&path) {
+                continue;
+            }
             match parent(&path).and_then(|()| children(&self.mount.directory(&path))) {
                 Ok(names) => open.extend(names.into_iter().map(|name| path.join(name))),
                 Err(error) => unseen.note(&path, &error),
@@ -193,7 +196,10 @@ mod tests {
         let (found, unseen) = look(tree.path(), &["jobs/*", "z/*"]);
         assert_eq!((&found, unseen.why), (&expected, None));
         make_deep(&tree.path().join("a"));
+        // Nor where nothing can be selected.
         let (found, unseen) = look(tree.path(), &["jobs/*", "z/*"]);
+        assert_eq!((&found, unseen.why), (&expected, None));
+        let (found, unseen) = look(tree.path(), &["jobs/*", "z/*", "a/**/job"]);
         assert_eq!(found, expected);
         assert!(unseen.why.is_some_and(|why| why.starts_with("/a/ddd")), "it is told");
         assert!(!unseen.is_partial, "nobody who was enforced can be behind it");

@@ -1,6 +1,6 @@
 //! The globs of `select.cgroups`.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use glob::MatchOptions;
 
@@ -13,13 +13,39 @@ const OPTIONS: MatchOptions = MatchOptions {
 
 /// One glob below the mount of cgroup2.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(glob::Pattern);
+pub struct Pattern {
+    whole: glob::Pattern,
+    /// Its parts up to the first `**`, below which anything can match.
+    parts: Vec<glob::Pattern>,
+    is_deep: bool,
+}
 
 impl Pattern {
     /// Reads a glob, with or without a slash in front. The error says what is wrong with it.
     pub fn new(glob: &str) -> Result<Self, String> {
         let inside = glob.strip_prefix('/').unwrap_or(glob);
-        glob::Pattern::new(inside).map(Self).map_err(|error| error.msg.to_owned())
+        let read = |glob: &str| glob::Pattern::new(glob).map_err(|error| error.msg.to_owned());
+        let whole = read(inside)?;
+        let parts = inside.split('/').take_while(|part| *part != "**").map(read).collect::<Result<_, _>>()?;
+        Ok(Self { whole, parts, is_deep: inside.split('/').any(|part| part == "**") })
+    }
+
+    /// Can something below this cgroup match?
+    fn leads_on(&self, path: &Path) -> bool {
+        let mut names = path.components().skip_while(|part| *part == Component::RootDir);
+        let mut parts = self.parts.iter();
+        loop {
+            match (names.next(), parts.next()) {
+                (None, part) => return part.is_some() || self.is_deep,
+                (Some(_), None) => return self.is_deep,
+                (Some(name), Some(part)) => {
+                    let name = name.as_os_str().to_string_lossy();
+                    if !part.matches_with(&name, OPTIONS) {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 
     /// Does it match the path of a cgroup, as it is written below the mount? Bytes that are no UTF-8 count as one
@@ -27,7 +53,7 @@ impl Pattern {
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         let inside = path.strip_prefix("/").unwrap_or(path);
-        self.0.matches_with(&inside.to_string_lossy(), OPTIONS)
+        self.whole.matches_with(&inside.to_string_lossy(), OPTIONS)
     }
 }
 
@@ -40,6 +66,12 @@ impl Selection {
     #[must_use]
     pub const fn new(patterns: Vec<Pattern>) -> Self {
         Self(patterns)
+    }
+
+    /// Can a workload be below this cgroup, which is none? What others make elsewhere, however much, is not looked at.
+    #[must_use]
+    pub fn leads_on(&self, path: &Path) -> bool {
+        self.0.iter().any(|pattern| pattern.leads_on(path))
     }
 
     /// The workload that a cgroup belongs to: the outermost cgroup on the way to it that a glob matches. What lies below
@@ -79,6 +111,26 @@ mod tests {
         assert!(Pattern::new("jobs/*").unwrap().matches(unwritable), "no UTF-8");
         assert!(!Pattern::new("jobs/a*").unwrap().matches(unwritable));
         assert!(Pattern::new("a[b").is_err() && Pattern::new("a**b").is_err());
+    }
+
+    #[test]
+    fn only_what_can_lead_to_a_match_is_looked_into() {
+        for (glob, path, leads) in [
+            ("/jobs/*", "/", true),
+            ("/jobs/*", "/jobs", true),
+            ("/jobs/*", "/others", false),
+            ("/jobs/*", "/jobs/a", false),
+            ("/kube*/*/pod*", "/kubepods/burstable", true),
+            ("/kube*/*/pod*", "/system.slice/burstable", false),
+            ("/kubepods/**/pod*", "/kubepods/a/b/c", true),
+            ("/kubepods/**/pod*", "/system.slice", false),
+            ("/kubepods/**", "/kubepods", true),
+            ("**/pod*", "/anything/at/all", true),
+        ] {
+            let selection = Selection::new(vec![Pattern::new(glob).unwrap()]);
+            assert_eq!(selection.leads_on(Path::new(path)), leads, "{glob} {path}");
+        }
+        assert!(!Selection::default().leads_on(Path::new("/")));
     }
 
     #[test]

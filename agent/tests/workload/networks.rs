@@ -81,7 +81,8 @@ async fn a_namespace_is_found_and_its_addresses_are_told() {
         now = told.own().await;
         assert_eq!(now.cookie, first.cookie, "it stays for life");
     }
-    assert_eq!(now.uplinks.len(), 2);
+    // Both of its ends are inside: nobody outside can call by it.
+    assert_eq!((now.interfaces.len(), now.uplinks.len()), (2, 0));
     let cgroup = fs::metadata(parent.directory("a")).expect("the cgroup").ino();
     told.tell.send(Change::Gone { cgroup }).await.expect("it runs");
     assert_eq!(next(&mut told.changes).await, Change::Gone { cgroup });
