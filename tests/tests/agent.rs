@@ -11,16 +11,22 @@ mod backstop;
 mod bad_edits;
 #[path = "agent/churn.rs"]
 mod churn;
+#[path = "agent/contained.rs"]
+mod contained;
 #[path = "agent/figures.rs"]
 mod figures;
 #[path = "agent/hostile.rs"]
 mod hostile;
+#[path = "agent/json_log.rs"]
+mod json_log;
 #[path = "agent/killed.rs"]
 mod killed;
 #[path = "agent/many_sockets.rs"]
 mod many_sockets;
 #[path = "agent/others.rs"]
 mod others;
+#[path = "agent/overflow.rs"]
+mod overflow;
 #[path = "agent/quarantined.rs"]
 mod quarantined;
 #[path = "agent/raw.rs"]

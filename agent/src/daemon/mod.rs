@@ -104,7 +104,7 @@ async fn serve(config: Config) -> Result<()> {
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);
     let runner = Runner::new(handle.clone(), mount.point().to_owned());
-    let mut agent = Agent::new(reconciler, &config, selected, hints, cut, runner.clone())?;
+    let mut agent = Agent::new(reconciler, &config, &mount, selected, hints, cut, runner.clone())?;
     agent.allowlists.start(&mut agent.reconciler, &agent.selected);
     let hinted = agent.cgroups.is_some().then_some(hinted);
     let (found, heard) = mpsc::channel(CHANGES);
@@ -152,6 +152,7 @@ impl Agent {
     fn new(
         mut reconciler: Reconciler,
         config: &Config,
+        mount: &CgroupMount,
         selected: watch::Sender<Selection>,
         hints: mpsc::Sender<Hint>,
         cut: Told,
@@ -160,8 +161,14 @@ impl Agent {
         let node = reconciler.node();
         node.set_clock(wall_clock()?)?;
         let records = readable(node.records_fd())?;
-        let cgroups = node.watch_fd().map(readable).transpose()?;
-        if cgroups.is_none() {
+        let cgroups = node.watch_fd().filter(|_| mount.understands_names()).map(readable).transpose()?;
+        if !mount.understands_names() {
+            warn!(
+                mount = %mount.point().display(),
+                "in this cgroup namespace the tracepoints' names of cgroups lead nowhere; inotify tells of new ones, a \
+                 little later"
+            );
+        } else if cgroups.is_none() {
             warn!("the kernel does not tell of new cgroups by tracepoints; inotify does, a little later");
         }
         let log = node.log_fd().map(readable).transpose()?;

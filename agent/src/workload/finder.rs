@@ -167,7 +167,7 @@ mod tests {
 
     /// A tree without a kernel's cgroups behind it, and a look at what is in it.
     fn look(tree: &Path, globs: &[&str]) -> (Vec<PathBuf>, Unseen) {
-        let mut finder = Finder::new(CgroupMount { point: tree.to_owned(), root: "/".into() });
+        let mut finder = Finder::new(CgroupMount::new(tree.to_owned(), "/".into()));
         finder.selection = Selection::new(globs.iter().map(|glob| Pattern::new(glob).unwrap()).collect());
         let mut unseen = Unseen::default();
         let found = finder.all(|_| Ok(()), &mut unseen).into_iter().map(|workload| workload.path).collect();
@@ -219,7 +219,7 @@ mod tests {
     fn a_look_that_failed_lets_nobody_go() {
         let tree = tempfile::tempdir().unwrap();
         fs::create_dir(tree.path().join("a")).unwrap();
-        let mut finder = Finder::new(CgroupMount { point: tree.path().into(), root: "/".into() });
+        let mut finder = Finder::new(CgroupMount::new(tree.path().into(), "/".into()));
         finder.selection = Selection::new(vec![Pattern::new("a/*").unwrap()]);
         let mut unseen = Unseen::default();
         let no_descriptors = |_: &Path| Err(io::Error::from_raw_os_error(libc::EMFILE));

@@ -2,11 +2,17 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
+
+/// The kernel's number of a hierarchy's root directory.
+const HIERARCHY_ROOT: u64 = 1;
+/// Number of the first cgroup namespace (include/linux/proc_ns.h).
+const FIRST_NAMESPACE: u64 = 0xEFFF_FFFB;
 
 /// The mount below which workloads are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +20,8 @@ pub struct CgroupMount {
     pub(super) point: PathBuf,
     /// Which part of the hierarchy it shows.
     pub(super) root: PathBuf,
+    /// Can the kernel's names of cgroups be understood?
+    is_named: bool,
 }
 
 /// Why there is none.
@@ -42,10 +50,25 @@ impl CgroupMount {
             }
             // Only a mount's own point says which part of the hierarchy it shows.
             let root = of_v2.rfind(|mount| mount.point == point).map(|mount| mount.root);
-            return Ok(Self { point: point.to_owned(), root: root.unwrap_or_else(|| "/".into()) });
+            return Ok(Self::new(point.to_owned(), root.unwrap_or_else(|| "/".into())));
         }
-        let widest = of_v2.min_by_key(|mount| mount.root.components().count()).ok_or(MountError::None)?;
-        Ok(Self { point: widest.point, root: widest.root })
+        // Seen out of a cgroup namespace, what climbs shows more than what begins at the namespace's own cgroup.
+        let breadth = |mount: &Mount| (!climbs(&mount.root), mount.root.components().count());
+        let widest = of_v2.min_by_key(breadth).ok_or(MountError::None)?;
+        Ok(Self::new(widest.point, widest.root))
+    }
+
+    pub(super) fn new(point: PathBuf, root: PathBuf) -> Self {
+        let is_whole = fs::metadata(&point).is_ok_and(|found| found.ino() == HIERARCHY_ROOT);
+        let is_named = is_whole || is_in_first_namespace();
+        Self { point, root, is_named }
+    }
+
+    /// The kernel names cgroups from the root of their hierarchy. In a cgroup namespace nobody is told where in it a mount
+    /// begins that does not show all of it: there the names lead nowhere.
+    #[must_use]
+    pub fn understands_names(&self) -> bool {
+        self.is_named
     }
 
     /// Where it is mounted.
@@ -64,11 +87,20 @@ impl CgroupMount {
     /// not show it. A root that climbs is the hierarchy's own, seen out of a cgroup namespace.
     #[must_use]
     pub fn below(&self, path: &Path) -> Option<PathBuf> {
-        if self.root.starts_with("/..") {
+        if climbs(&self.root) {
             return Some(path.to_owned());
         }
         Some(Path::new("/").join(path.strip_prefix(&self.root).ok()?))
     }
+}
+
+fn climbs(root: &Path) -> bool {
+    root.starts_with("/..")
+}
+
+/// Where that cannot be found out, it is taken for no: then inotify tells of cgroups, which needs no names.
+fn is_in_first_namespace() -> bool {
+    fs::metadata("/proc/self/ns/cgroup").is_ok_and(|found| found.ino() == FIRST_NAMESPACE)
 }
 
 #[cfg(test)]
@@ -77,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_mount_of_a_part_shows_a_part() {
-        let mount = |root: &str| CgroupMount { point: "/mnt".into(), root: root.into() };
+        let mount = |root: &str| CgroupMount { point: "/mnt".into(), root: root.into(), is_named: true };
         assert_eq!(mount("/").below(Path::new("/a/b")), Some("/a/b".into()));
         assert_eq!(mount("/a").below(Path::new("/a/b")), Some("/b".into()));
         assert_eq!(mount("/a").below(Path::new("/c")), None);

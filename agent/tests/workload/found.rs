@@ -191,3 +191,31 @@ async fn the_agents_own_cgroup_and_those_above_are_none() {
         .unwrap();
     assert!(status.success());
 }
+
+#[tokio::test]
+async fn what_inotify_had_no_room_for_is_looked_for() {
+    let parent = Parent::new();
+    let (mut source, _) = Source::start(&parent, &["job-*"], false).await;
+    parent.make("job-old");
+    source.appeared().await;
+    let room = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let room: usize = room.trim().parse().unwrap();
+    // The source runs on this thread and reads nothing meanwhile. Two events each.
+    for _ in 0..=room / 2 {
+        parent.make("noise");
+        parent.remove("noise");
+    }
+    // Of these nothing is told any more.
+    parent.make("job-new");
+    parent.remove("job-old");
+    match source.next().await {
+        Change::All(workloads) => {
+            let paths: Vec<_> = workloads.into_iter().map(|workload| workload.path).collect();
+            assert_eq!(paths, [parent.path.join("job-new")]);
+        }
+        other => panic!("instead of everything: {other:?}"),
+    }
+    // What is told afterwards is heard of as before.
+    parent.make("job-next");
+    assert_eq!(source.appeared().await.0, parent.path.join("job-next"));
+}

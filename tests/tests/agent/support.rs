@@ -110,12 +110,17 @@ impl Agent {
         self.arguments(Command::new(agent_binary()?))
     }
 
-    fn arguments(&self, mut command: Command) -> Result<Command> {
+    pub(crate) fn arguments(&self, mut command: Command) -> Result<Command> {
+        self.arguments_at(&mut command, &self.path("bpf").join(PINS))?;
+        Ok(command)
+    }
+
+    /// What the agent is told, with another place for its pins.
+    pub(crate) fn arguments_at<'a>(&self, command: &'a mut Command, pins: &Path) -> Result<&'a mut Command> {
         let log = File::options().create(true).append(true).open(self.path("log"))?;
         command.arg("run").arg("--config").arg(self.path("config.yaml"));
-        command.arg("--pin-directory").arg(self.path("bpf").join(PINS));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Ok(command)
+        command.arg("--pin-directory").arg(pins);
+        Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))
     }
 
     /// Starts it, and waits until it answers.
@@ -130,6 +135,14 @@ impl Agent {
             Some(cgroup) => cgroup.spawn(command)?,
             None => command.spawn()?,
         });
+        until("the agent to answer", DEADLINE, || self.get("/healthz").ok())
+            .with_context(|| format!("its log: {}", self.log()))?;
+        Ok(())
+    }
+
+    /// The same, above its workloads and by this command: [`Agent::arguments`] of another than the agent.
+    pub(crate) fn start_as(&mut self, command: Command) -> Result<()> {
+        self.child = Some(self.parent.spawn(command)?);
         until("the agent to answer", DEADLINE, || self.get("/healthz").ok())
             .with_context(|| format!("its log: {}", self.log()))?;
         Ok(())
