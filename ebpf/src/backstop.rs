@@ -16,7 +16,7 @@ use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, note
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::INTERFACES;
-use crate::memory::{stored, udp_reply};
+use crate::memory::{already_counted, stored, udp_reply};
 use crate::notes::{note, noted};
 use crate::shared::{NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
 use crate::tuple::belongs_to_caller;
@@ -186,7 +186,7 @@ impl Sender {
             return refused(Reason::Allowed);
         }
         let verdict = self.by_policy(packet);
-        if packet.fragment != 0 && verdict.reason.allows() {
+        if packet.fragment != 0 && (verdict.reason.allows() || self.workload.is_audit()) {
             self.note_fragment(packet);
         }
         verdict
@@ -267,7 +267,7 @@ impl Sender {
                 return true;
             }
         }
-        count as usize > addresses.len() && self.workload.owns(address)
+        count as usize > addresses.len() && !address.is_loopback() && self.workload.owns(address)
     }
 
     /// May a packet come from there? `::` asks the link whether an address is free.
@@ -319,6 +319,12 @@ impl Sender {
         let outcome = if audit { NEXT } else { DROP };
         if !self.is_known && is_chatter(packet) {
             bump!(self.workload, replies_refused);
+            return outcome;
+        }
+        if audit
+            && let Some(socket) = stored(self.sk)
+            && already_counted(socket, packet)
+        {
             return outcome;
         }
         let mut attempt = Attempt::unsent(

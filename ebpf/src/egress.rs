@@ -96,13 +96,16 @@ fn refuse(
     let mut attempt =
         Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
     if let Some(socket) = socket {
-        if socket.flags & SOCKET_TCP != 0 {
-            if already_counted(socket, packet) {
-                return outcome;
-            }
-            remember_counted(socket, packet.destination, packet.protocol, packet.port, COUNTED_FLOW);
-        } else if datagram_counted(socket, packet) {
+        let is_tcp = socket.flags & SOCKET_TCP != 0;
+        if is_tcp && already_counted(socket, packet) {
             return outcome;
+        }
+        if !is_tcp && datagram_counted(socket, packet) {
+            return outcome;
+        }
+        // In audit it goes on to the backstop, which does not count it again.
+        if is_tcp || audit {
+            remember_counted(socket, packet.destination, packet.protocol, packet.port, COUNTED_FLOW);
         }
         attempt.process = socket.process;
     }

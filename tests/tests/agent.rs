@@ -17,6 +17,10 @@ mod figures;
 mod hostile;
 #[path = "agent/killed.rs"]
 mod killed;
+#[path = "agent/many_sockets.rs"]
+mod many_sockets;
+#[path = "agent/others.rs"]
+mod others;
 #[path = "agent/quarantined.rs"]
 mod quarantined;
 #[path = "agent/raw.rs"]

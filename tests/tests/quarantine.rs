@@ -15,14 +15,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use egress_warden::allowlist::Action;
-use egress_warden::quarantine::actions::{Judge, Kernel};
+use egress_warden::quarantine::actions::Kernel;
+use egress_warden::quarantine::cut::{self, Judge, Told};
 use egress_warden::quarantine::{Begin, Quarantines, state};
 use egress_warden_tests::{TestCgroup, cgroup2_mount};
 use tempfile::TempDir;
 
 /// What an agent with this state directory would have.
-fn quarantines(directory: &TempDir) -> Result<Quarantines<Kernel>> {
-    Ok(Quarantines::open(directory.path(), state::boot_id()?, Kernel { mount: cgroup2_mount()? }))
+struct Agent {
+    quarantines: Quarantines<Kernel>,
+    cut: Told,
+}
+
+impl Agent {
+    fn new(directory: &TempDir) -> Result<Agent> {
+        let (cuts, cut) = cut::start()?;
+        let kernel = Kernel { mount: cgroup2_mount()?, cuts };
+        Ok(Agent { quarantines: Quarantines::open(directory.path(), state::boot_id()?, kernel), cut })
+    }
 }
 
 /// The quarantine of a cgroup.
@@ -34,9 +44,9 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn begin(&self, quarantines: &mut Quarantines<Kernel>, judge: Judge<'_>) -> Result<Vec<String>> {
+    fn begin(&self, agent: &mut Agent, judge: Judge) -> Result<Vec<String>> {
         let name = Path::new("/").join(self.cgroup.path().file_name().context("a name")?);
-        let outcome = quarantines.begin(Begin {
+        let mut outcome = agent.quarantines.begin(Begin {
             cgroup: self.cgroup.id()?,
             directory: File::open(self.cgroup.path())?.into(),
             path: &name,
@@ -50,6 +60,10 @@ impl Case<'_> {
             violations: 1,
             judge,
         });
+        if outcome.cut.is_some() {
+            let done = agent.cut.blocking_recv().context("nobody ends connections")?;
+            outcome.problems.extend(agent.quarantines.ended(done));
+        }
         Ok(outcome.problems)
     }
 }

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
-use crate::control::protocol::{Allowlists, Answer, Interface, Policy, Request, Status, Workload};
+use crate::control::protocol::{
+    Allowlists, Answer, Interface, OtherProgram, Policy, Request, Status, Workload,
+};
 use crate::text::{visible, visible_lines};
 
 /// What `status` is asked.
@@ -56,6 +58,9 @@ fn text(status: &Status) -> String {
         let why = interface.why.as_deref().unwrap_or("unknown");
         line(&mut out, "no backstop", &format!("{}: {}: {why}", workload.workload, interface.name));
     }
+    for other in &status.others {
+        line(&mut out, "also there", &also(other));
+    }
     line(&mut out, "policies", &policies(&status.policies));
     allowlists(&mut out, &status.allowlists);
     if status.records_lost > 0 {
@@ -71,6 +76,14 @@ fn text(status: &Status) -> String {
     }
     line(&mut out, "ready", &ready);
     out
+}
+
+/// Another program, in words.
+fn also(other: &OtherProgram) -> String {
+    let OtherProgram { path, hook, id, name, exclusive } = other;
+    let name = if name.is_empty() { "a program without name" } else { name };
+    let end = if *exclusive { ", without the multi flag: nothing below can be enforced anew" } else { "" };
+    format!("{}: {hook}: {name} (id {id}){end}", path.display())
 }
 
 /// Interfaces by which frames leave that no program sees.

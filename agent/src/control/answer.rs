@@ -10,13 +10,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Interface, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Selftest, Status,
-    Workload,
+    Allowlists, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Selftest,
+    Status, Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{
     InterfaceStatus, PolicyStatus, QuarantineStatus, RulesFrom, Tier, WorkloadStatus,
 };
+use crate::kernel;
 use crate::policy::Mode;
 use crate::quarantine::history::Entry;
 use crate::workload::path_text;
@@ -35,6 +36,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         },
         policies: snapshot.policies.iter().map(policy).collect(),
         workloads: snapshot.workloads.iter().map(workload).collect(),
+        others: snapshot.others.iter().map(other).collect(),
         records_lost: snapshot.records_lost,
         selftest: snapshot.selftest.last.as_ref().map(|(at, outcome)| Selftest {
             passed: outcome.is_ok(),
@@ -94,6 +96,16 @@ fn workload(workload: &WorkloadStatus) -> Workload {
         violations: violations_by_reason.values().flat_map(BTreeMap::values).sum(),
         violations_by_reason,
         quarantine: workload.quarantine.as_ref().map(quarantine),
+    }
+}
+
+fn other(other: &kernel::OtherProgram) -> OtherProgram {
+    OtherProgram {
+        path: other.cgroup.clone(),
+        hook: other.hook.to_owned(),
+        id: other.id,
+        name: other.name.clone(),
+        exclusive: other.exclusive,
     }
 }
 

@@ -163,6 +163,8 @@ pub struct Status {
     pub policies: Vec<Policy>,
     /// Selected workloads, by path.
     pub workloads: Vec<Workload>,
+    /// Other people's programs on the enforced cgroups and above them.
+    pub others: Vec<OtherProgram>,
     /// Records of violations that were not written, or not read in time.
     pub records_lost: u64,
     /// The last self-test; `None` where none has ended yet, or the agent is of a version that has none.
@@ -179,6 +181,21 @@ pub struct Selftest {
     pub at: String,
     /// What it found, or why it could not run, in a sentence.
     pub result: String,
+}
+
+/// A program that is not the agent's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherProgram {
+    /// Directory of the cgroup that it is attached to.
+    pub path: PathBuf,
+    /// The hook.
+    pub hook: String,
+    /// Its id.
+    pub id: u32,
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Was it attached without the multi flag, so that nothing further can be attached below?
+    pub exclusive: bool,
 }
 
 /// Where the rules come from.

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -28,6 +29,7 @@ use crate::kernel::node::NodeError;
 use crate::kernel::{Node, NodeOptions, readable};
 use crate::quarantine::Quarantines;
 use crate::quarantine::actions::Kernel;
+use crate::quarantine::cut::{self, Told};
 use crate::quarantine::history::History;
 use crate::quarantine::state::boot_id;
 use crate::records::Event;
@@ -44,6 +46,8 @@ use allowlists::Allowlists;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How late a quarantine may end.
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// For how long the agent's end waits for connections that are being ended; the next agent does what is left.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// Changes that may wait for the reconciler; a source that is faster waits.
 const CHANGES: usize = 1024;
 /// Events that a slow watcher may be behind.
@@ -85,7 +89,8 @@ async fn serve(config: Config) -> Result<()> {
     }
     let (node, adopted) = Node::open(&options)?;
     info!(workloads = adopted.len(), "took over what is enforced");
-    let actions = Kernel { mount: mount.point().to_owned() };
+    let (cuts, cut) = cut::start().context("cannot start a thread")?;
+    let actions = Kernel { mount: mount.point().to_owned(), cuts };
     let quarantines = Quarantines::open(&config.state_dir, boot_id()?, actions);
     let listener = TcpListener::bind(config.metrics_listen)
         .await
@@ -99,7 +104,7 @@ async fn serve(config: Config) -> Result<()> {
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);
     let runner = Runner::new(handle.clone(), mount.point().to_owned());
-    let mut agent = Agent::new(reconciler, &config, selected, hints, runner.clone())?;
+    let mut agent = Agent::new(reconciler, &config, selected, hints, cut, runner.clone())?;
     agent.allowlists.start(&mut agent.reconciler, &agent.selected);
     let hinted = agent.cgroups.is_some().then_some(hinted);
     let (found, heard) = mpsc::channel(CHANGES);
@@ -132,6 +137,8 @@ struct Agent {
     /// Told by the kernel's tracepoints, where it lets us listen.
     cgroups: Option<AsyncFd<OwnedFd>>,
     hints: mpsc::Sender<Hint>,
+    /// What came of ending connections.
+    cut: Told,
     clock: ClockWatch,
     clock_changed: AsyncFd<OwnedFd>,
     log: Option<AsyncFd<OwnedFd>>,
@@ -147,6 +154,7 @@ impl Agent {
         config: &Config,
         selected: watch::Sender<Selection>,
         hints: mpsc::Sender<Hint>,
+        cut: Told,
         selftests: Runner,
     ) -> Result<Self> {
         let node = reconciler.node();
@@ -170,6 +178,7 @@ impl Agent {
             records,
             cgroups,
             hints,
+            cut,
             clock_changed: readable(&clock)?,
             clock,
             log,
@@ -200,6 +209,7 @@ impl Agent {
                 ready = self.records.readable() => { ready?.clear_ready(); self.pass_records() }
                 ready = self.clock_changed.readable() => { ready?.clear_ready(); self.set_clock() }
                 ready = ready(self.log.as_ref()) => { ready?; self.reconciler.node().flush_log() }
+                Some(done) = self.cut.recv() => self.reconciler.connections_ended(done),
                 Some(request) = requests.recv() => self.answer(request),
                 _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
                 () = self.allowlists.changed() => self.allowlists.reload(&mut self.reconciler, &self.selected),
@@ -207,8 +217,24 @@ impl Agent {
                 _ = tick.tick() => self.reconciler.tick(),
             }
         }
+        self.finish_cuts().await;
         self.reconciler.save();
         Ok(())
+    }
+
+    async fn finish_cuts(&mut self) {
+        let all = async {
+            while self.reconciler.is_ending_connections()
+                && let Some(done) = self.cut.recv().await
+            {
+                self.reconciler.connections_ended(done);
+            }
+        };
+        if timeout(END_WITHIN, all).await.is_err() {
+            warn!(
+                "connections of workloads in quarantine are still being ended; the next agent goes on with it"
+            );
+        }
     }
 
     fn pass_hints(&mut self) {
@@ -253,7 +279,7 @@ impl Agent {
         match request {
             Request::Snapshot(reply) => drop(reply.send(self.reconciler.snapshot())),
             Request::Quarantine { workload, action, who, why, reply } => {
-                drop(reply.send(self.reconciler.quarantine_by_hand(&workload, action, &who, &why)));
+                self.reconciler.quarantine_by_hand(workload, action, &who, &why, reply);
             }
             Request::Release { workload, who, why, reply } => {
                 drop(reply.send(self.reconciler.release_by_hand(&workload, &who, &why)));

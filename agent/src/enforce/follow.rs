@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use egress_warden_common::ruleset::Ruleset;
 use egress_warden_common::state::State;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Refusal;
@@ -13,7 +13,8 @@ use super::reconciler::Reconciler;
 use crate::allowlist::Action;
 use crate::kernel::clock::{HostClock, boot_ns};
 use crate::policy::Mode;
-use crate::quarantine::{Begin, EndError, refused_in_quarantine};
+use crate::quarantine::cut::{Done, Judge};
+use crate::quarantine::{Begin, EndError, Outcome, refused_in_quarantine};
 
 impl Reconciler {
     /// Quarantines of which no record told.
@@ -68,21 +69,18 @@ impl Reconciler {
         self.save();
     }
 
-    /// Returns what of it was not done, in words.
-    fn begin(&mut self, cgroup: u64, state: &State, order: &Order<'_>) -> Vec<String> {
-        let Some(member) = self.members.get(&cgroup) else { return Vec::new() };
+    fn begin(&mut self, cgroup: u64, state: &State, order: &Order<'_>) -> Outcome {
+        let Some(member) = self.members.get(&cgroup) else { return Outcome::default() };
         let directory = match open(&self.mount, &member.workload) {
             Ok(directory) => directory.into(),
             Err(error) => {
                 warn!(%error, "its cgroup is gone");
-                return vec![format!("its cgroup: {error}")];
+                return Outcome { problems: vec![format!("its cgroup: {error}")], cut: None };
             }
         };
-        // By what the kernel has, and not by what it should have.
-        let words = self.node.words_of(cgroup).unwrap_or_default();
-        let judge = refused_in_quarantine(Ruleset::new(words.as_slice(), 0), &HostClock, is_in_host(member));
+        let judge = self.judge(member);
         let label = member.workload.label();
-        let outcome = self.quarantines.begin(Begin {
+        self.quarantines.begin(Begin {
             cgroup,
             directory,
             path: &member.workload.path,
@@ -94,22 +92,37 @@ impl Reconciler {
             quarantined_at: state.quarantined_at,
             release: order.release,
             violations: state.violations,
-            judge: &judge,
-        });
-        if outcome.ended.ended > 0 {
-            info!(workload = %label, connections = outcome.ended.ended, "connections were ended");
+            judge,
+        })
+    }
+
+    /// Judges by what the kernel has, and not by what it should have.
+    fn judge(&self, member: &Member) -> Judge {
+        let words = self.node.words_of(member.workload.cgroup).unwrap_or_default();
+        Box::new(refused_in_quarantine(words, HostClock, is_in_host(member)))
+    }
+
+    /// What came of ending a workload's connections. Who asked for its quarantine is answered only now.
+    pub fn connections_ended(&mut self, done: Done) {
+        let asked = self.asked.remove(&done.number);
+        let problems = self.quarantines.ended(done);
+        if let Some(asked) = asked {
+            asked.answer(problems);
         }
-        outcome.problems
+    }
+
+    /// Are connections being ended?
+    #[must_use]
+    pub fn is_ending_connections(&self) -> bool {
+        self.quarantines.is_cutting()
     }
 
     /// Does what an earlier agent began and did not see to its end.
     pub(super) fn finish(&mut self) {
         for cgroup in std::mem::take(&mut self.unfinished) {
             let Some(member) = self.members.get(&cgroup) else { continue };
-            let words = self.node.words_of(cgroup).unwrap_or_default();
-            let judge =
-                refused_in_quarantine(Ruleset::new(words.as_slice(), 0), &HostClock, is_in_host(member));
-            self.quarantines.finish(cgroup, &judge);
+            let judge = self.judge(member);
+            self.quarantines.finish(cgroup, judge);
         }
     }
 
@@ -144,14 +157,28 @@ impl Reconciler {
         }
     }
 
-    /// Somebody asks for a quarantine.
-    pub fn quarantine_by_hand(
+    /// Somebody asks for a quarantine. The answer waits until its connections are ended.
+    pub fn quarantine_by_hand(&mut self, name: String, action: Action, who: &str, why: &str, reply: Reply) {
+        match self.begin_by_hand(&name, action, who, why) {
+            Ok(Outcome { problems, cut }) => {
+                let asked = Asked { name, problems, reply };
+                match cut {
+                    Some(number) => drop(self.asked.insert(number, asked)),
+                    None => asked.answer(Vec::new()),
+                }
+            }
+            // Nobody waiting for it any more is no error.
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn begin_by_hand(
         &mut self,
         name: &str,
         action: Action,
         who: &str,
         why: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Outcome, Refusal> {
         let cgroup = self.find(name)?;
         let Some(member) = self.members.get_mut(&cgroup) else { return Err(unknown(name)) };
         if !member.is_enforced() {
@@ -167,15 +194,9 @@ impl Reconciler {
         self.node.quarantine(cgroup).map_err(|error| Refusal(error.to_string()))?;
         let state = self.node.state(cgroup).map_err(|error| Refusal(error.to_string()))?;
         self.totals.quarantined(&policy, action);
-        let problems = self.begin(cgroup, &state, &Order { action, who, why, release: None });
+        let outcome = self.begin(cgroup, &state, &Order { action, who, why, release: None });
         self.save();
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(Refusal(format!(
-            "{name} is cut off, but not all that was asked was done: {}",
-            problems.join("; ")
-        )))
+        Ok(outcome)
     }
 
     /// Somebody asks for a release.
@@ -207,6 +228,32 @@ impl Reconciler {
                 Err(Refusal(format!("{name} is not one workload; write one of: {}", paths.join(", "))))
             }
         }
+    }
+}
+
+/// Where an answer goes.
+type Reply = oneshot::Sender<Result<(), Refusal>>;
+
+/// Somebody who waits for a quarantine.
+#[derive(Debug)]
+pub(super) struct Asked {
+    name: String,
+    /// What did not work so far.
+    problems: Vec<String>,
+    reply: Reply,
+}
+
+impl Asked {
+    fn answer(mut self, more: Vec<String>) {
+        self.problems.extend(more);
+        let answer = if self.problems.is_empty() {
+            Ok(())
+        } else {
+            let problems = self.problems.join("; ");
+            Err(Refusal(format!("{} is cut off, but not all that was asked was done: {problems}", self.name)))
+        };
+        // Nobody waiting for it any more is no error.
+        let _ = self.reply.send(answer);
     }
 }
 

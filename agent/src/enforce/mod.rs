@@ -7,6 +7,7 @@ mod follow;
 mod handle;
 mod member;
 mod observe;
+mod others;
 pub mod reconciler;
 pub mod rules;
 pub mod saved;

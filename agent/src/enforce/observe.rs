@@ -40,6 +40,7 @@ impl Reconciler {
             unenforced_seconds: self.unenforced_seconds(),
             reload: self.reload.clone(),
             maps: self.maps(),
+            others: self.others.found.clone(),
             records_lost: self.totals.records_lost + lost,
             ready: self.ready(),
             selftest: self.selftest.clone(),

@@ -10,7 +10,9 @@ use egress_warden_common::state::State;
 use tracing::{error, info, warn};
 
 use super::Refusal;
+use super::follow::Asked;
 use super::member::{Member, open, under};
+use super::others::Others;
 use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
@@ -37,11 +39,15 @@ pub struct Reconciler {
     pub(super) quarantines: Quarantines<Kernel>,
     /// Quarantines whose action an earlier agent did not see to its end.
     pub(super) unfinished: Vec<u64>,
+    /// Who waits until connections are ended, by number of the cut.
+    pub(super) asked: HashMap<u64, Asked>,
     pub(super) delays: Delays,
     /// Seconds without enforcement of workloads that are enforced by now, or gone.
     pub(super) unenforced: f64,
     /// An operator took enforcement out.
     pub(super) detached: bool,
+    /// Other people's programs, as they were seen last.
+    pub(super) others: Others,
     /// A ruleset that the kernel did not take when the policies changed.
     pub(super) behind: Option<String>,
     /// Which cgroups cannot be looked at, and why.
@@ -76,10 +82,12 @@ impl Reconciler {
             totals,
             quarantines,
             unfinished: Vec::new(),
+            asked: HashMap::new(),
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
             behind: None,
+            others: Others::default(),
             unseen: None,
             saved,
             selftest: LastSelftest::default(),
@@ -204,6 +212,7 @@ impl Reconciler {
             self.unenforced += since.elapsed().as_secs_f64();
         }
         info!(workload = %workload.label(), policy = effective.name, "enforced");
+        self.others.seen = None;
         member.enforced_since = Some(SystemTime::now());
         member.ruleset = effective.hash;
         member.baseline = NO_COUNTS;
@@ -347,6 +356,7 @@ impl Reconciler {
     /// whose time has come, and the memory of workloads that are gone.
     pub fn tick(&mut self) {
         self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
+        self.look_for_others();
         self.retry();
         self.look_for_quarantines();
         self.finish();

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use egress_warden_common::state::State;
 
 use crate::allowlist::Action;
+use crate::kernel::OtherProgram;
 use crate::policy::Mode;
 use crate::selftest::LastSelftest;
 use crate::workload::Pod;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub reload: Reload,
     /// Every map with a capacity.
     pub maps: Vec<MapUsage>,
+    /// Other people's programs on the enforced cgroups and above them.
+    pub others: Vec<OtherProgram>,
     /// Records that were not written, or not read in time.
     pub records_lost: u64,
     /// Is every selected workload enforced by a policy that the agent has read? Else why not.

@@ -16,7 +16,7 @@ use super::bpf::bpf;
 
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_QUERY: libc::c_long = 16;
-const ALLOW_MULTI: u32 = 2;
+pub(super) const ALLOW_MULTI: u32 = 2;
 const TCX_INGRESS: u32 = 46;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
@@ -149,7 +149,7 @@ pub(super) fn attach(cgroup: BorrowedFd<'_>, hook: &Hook, program: BorrowedFd<'_
 }
 
 /// The attach flags of a hook on this cgroup, and the ids of the programs there.
-fn query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(u32, Vec<u32>)> {
+pub(super) fn query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(u32, Vec<u32>)> {
     let mut ids = [0u32; 64];
     let mut attr = QueryAttr {
         target_fd: cgroup.as_raw_fd() as u32,

@@ -35,6 +35,43 @@ pub enum OtherEnd {
     Other(String),
 }
 
+impl NetworkInterface {
+    /// Can somebody outside be at its other end? Where one interface leads to the agent's namespace, those that root inside
+    /// can make do not count: a veth to a namespace of its own, a tunnel, a tap.
+    fn leads_out(&self, others: &[Self]) -> bool {
+        let has_host = others.iter().any(|one| matches!(one.end, OtherEnd::Host(_)));
+        match &self.end {
+            OtherEnd::Host(_) => true,
+            OtherEnd::Inside => false,
+            OtherEnd::Elsewhere => !has_host,
+            OtherEnd::Other(kind) => !has_host || !MADE_INSIDE.contains(&kind.as_str()),
+        }
+    }
+}
+
+/// Kinds that need nothing from outside.
+const MADE_INSIDE: [&str; 14] = [
+    "bond",
+    "bridge",
+    "dummy",
+    "gre",
+    "ifb",
+    "ip6tnl",
+    "ipip",
+    "sit",
+    "tun",
+    "vcan",
+    "vlan",
+    "vrf",
+    "vxlan",
+    "wireguard",
+];
+
+/// The indexes of those by which somebody outside can call.
+pub(super) fn uplinks(interfaces: &[NetworkInterface]) -> Vec<u32> {
+    interfaces.iter().filter(|one| one.leads_out(interfaces)).map(|one| one.index).collect()
+}
+
 /// The interfaces but loopback of the calling thread's namespace, by index. `host` is the agent's own namespace.
 pub(super) fn interfaces(host: &File) -> io::Result<Vec<NetworkInterface>> {
     let netlink = Netlink::open()?;
@@ -114,4 +151,25 @@ fn nsid(attributes: Vec<NsidAttribute>) -> NsidMessage {
 
 fn fd(raw: RawFd) -> u32 {
     raw.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_root_inside_can_make_leads_nowhere_where_there_is_a_way_to_the_host() {
+        let made = |index: u32, end: OtherEnd| NetworkInterface { index, name: format!("i{index}"), end };
+        let other = |kind: &str| OtherEnd::Other(kind.to_owned());
+        let inside = [
+            made(3, OtherEnd::Inside),
+            made(4, OtherEnd::Elsewhere),
+            made(5, other("tun")),
+            made(6, other("vxlan")),
+        ];
+        let real = [made(2, OtherEnd::Host(9)), made(7, other("macvlan")), made(8, other("device"))];
+        assert_eq!(uplinks(&[&real[..], &inside[..]].concat()), [2, 7, 8]);
+        // Without one the namespace was wired in another way, which may be any of them.
+        assert_eq!(uplinks(&inside), [4, 5, 6]);
+    }
 }

@@ -30,9 +30,9 @@ pub struct OwnNamespace {
     pub is_host: bool,
     /// Its addresses, loopback included.
     pub addresses: Vec<IpAddr>,
-    /// Its interfaces but loopback, by index: inbound flows are learnt on these.
+    /// Those of its interfaces, by index, at whose other end somebody outside can be: inbound flows are learnt on these.
     pub uplinks: Vec<u32>,
-    /// The same with where each of them ends; empty where nobody asked.
+    /// All its interfaces but loopback, with where each of them ends; empty where nobody asked.
     pub interfaces: Vec<NetworkInterface>,
     /// The agent's own namespace's number for it; -1 where it has none.
     pub number: i32,
@@ -61,7 +61,8 @@ impl OwnNamespace {
         let thread = thread::spawn(move || {
             setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| failed("setns")(error.into()))?;
             let interfaces = interface::interfaces(&own).map_err(failed("rtnetlink"))?;
-            Ok(Self { interfaces, number, ..Self::of_caller()? })
+            let uplinks = interface::uplinks(&interfaces);
+            Ok(Self { interfaces, uplinks, number, ..Self::of_caller()? })
         });
         thread.join().map_err(|_| KernelError::Missing("a thread"))?.map(Some)
     }

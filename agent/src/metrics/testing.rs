@@ -115,6 +115,7 @@ pub(crate) fn busy(workloads: usize) -> Snapshot {
             source: RulesFrom::Files,
         },
         maps: vec![MapUsage { map: "refused", entries: 7, capacity: 8192 }],
+        others: Vec::new(),
         records_lost: 9,
         ready: Ok(()),
         selftest: LastSelftest {

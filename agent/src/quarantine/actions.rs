@@ -5,10 +5,11 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::kernel::diag::{Connection, DiagError, Ended, end_connections};
+use super::cut::Cut;
 use crate::kernel::tree::write;
 
 /// What a quarantine does to a cgroup.
@@ -31,21 +32,20 @@ pub trait Actions {
     /// When something may live on.
     fn kill(&self, cgroup: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Ends the connections for which `judge` says so.
+    /// Has connections ended, which takes its time: what came of it is told later.
     ///
     /// # Errors
-    /// As [`end_connections`].
-    fn end_connections(&self, cgroup: BorrowedFd<'_>, judge: Judge<'_>) -> Result<Ended, DiagError>;
+    /// When nobody is there to do it.
+    fn end_connections(&self, cut: Cut) -> io::Result<()>;
 }
-
-/// Says whether a connection is to be ended.
-pub type Judge<'a> = &'a (dyn Fn(&Connection) -> bool + Sync);
 
 /// The real ones.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// Where cgroup2 is mounted.
     pub mount: PathBuf,
+    /// Who ends connections: [`super::cut::start`].
+    pub cuts: Sender<Cut>,
 }
 
 impl Actions for Kernel {
@@ -69,8 +69,10 @@ impl Actions for Kernel {
         Ok(write(cgroup, c"cgroup.kill", b"1")?)
     }
 
-    fn end_connections(&self, cgroup: BorrowedFd<'_>, judge: Judge<'_>) -> Result<Ended, DiagError> {
-        end_connections(cgroup, judge)
+    fn end_connections(&self, cut: Cut) -> io::Result<()> {
+        self.cuts
+            .send(cut)
+            .map_err(|_| io::Error::other("the thread that does it has ended; start the agent again"))
     }
 }
 
@@ -79,6 +81,8 @@ pub(super) mod tests {
     use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
     use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
@@ -88,6 +92,8 @@ pub(super) mod tests {
         pub(in crate::quarantine) done: RefCell<Vec<String>>,
         pub(in crate::quarantine) fails: Cell<Option<i32>>,
         pub(in crate::quarantine) paths: RefCell<BTreeMap<PathBuf, u64>>,
+        /// Number and cgroup of each cut that was asked for, and whether it was called off since.
+        pub(in crate::quarantine) cuts: RefCell<Vec<(u64, u64, Arc<AtomicBool>)>>,
     }
 
     impl Told {
@@ -123,9 +129,10 @@ pub(super) mod tests {
             self.tell("kill")
         }
 
-        fn end_connections(&self, _: BorrowedFd<'_>, _: Judge<'_>) -> Result<Ended, DiagError> {
-            self.tell("end connections").map_err(DiagError::Cgroups)?;
-            Ok(Ended { ended: 2, ..Ended::default() })
+        fn end_connections(&self, cut: Cut) -> io::Result<()> {
+            self.tell("end connections")?;
+            self.cuts.borrow_mut().push((cut.number, cut.cgroup, cut.called_off));
+            Ok(())
         }
     }
 
@@ -133,7 +140,7 @@ pub(super) mod tests {
     fn a_path_that_is_another_cgroups_now_is_not_opened() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("job")).unwrap();
-        let kernel = Kernel { mount: directory.path().to_owned() };
+        let kernel = Kernel { mount: directory.path().to_owned(), cuts: std::sync::mpsc::channel().0 };
         let id =
             std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(directory.path().join("job")).unwrap());
         assert!(kernel.open(Path::new("/job"), id).is_ok());

@@ -8,14 +8,15 @@ use egress_warden_common::{Facts, decide};
 use crate::kernel::diag::Connection;
 
 /// Says of a connection whether the kernel refuses its packets in quarantine: those are to be ended, the others go on.
-/// `host_namespace` is what the kernel was told of the workload. Under a policy of mode audit nothing is refused.
-pub fn refused_in_quarantine<'a>(
-    ruleset: Ruleset<'a, [u64]>,
-    clock: &'a (impl Clock + Sync),
+/// `words` are those of its ruleset, `host_namespace` is what the kernel was told of the workload. Under a policy of mode audit nothing is refused.
+pub fn refused_in_quarantine(
+    words: Vec<u64>,
+    clock: impl Clock + Send + Sync,
     host_namespace: bool,
-) -> impl Fn(&Connection) -> bool + Sync + 'a {
-    let audit = ruleset.flags().is_some_and(|flags| flags & FLAG_AUDIT != 0);
+) -> impl Fn(&Connection) -> bool + Send + Sync {
     move |connection| {
+        let ruleset = Ruleset::new(words.as_slice(), 0);
+        let audit = ruleset.flags().is_some_and(|flags| flags & FLAG_AUDIT != 0);
         let facts = Facts {
             destination: connection.remote.into(),
             protocol: IPPROTO_TCP,
@@ -27,7 +28,7 @@ pub fn refused_in_quarantine<'a>(
             to_node: false,
             quarantined: true,
         };
-        !audit && !decide(&ruleset, clock, &facts).reason.allows()
+        !audit && !decide(&ruleset, &clock, &facts).reason.allows()
     }
 }
 
@@ -78,15 +79,15 @@ mod tests {
             (to("10.2.0.1", 80, Route::Loopback), false),
         ];
         let compiled = compile(&policy).unwrap();
-        let judge = refused_in_quarantine(compiled.ruleset(), &Never, false);
+        let judge = refused_in_quarantine(compiled.words.clone(), Never, false);
         for (connection, ended) in &cases {
             assert_eq!(judge(connection), *ended, "{connection:?}");
         }
-        let on_host = refused_in_quarantine(compiled.ruleset(), &Never, true);
+        let on_host = refused_in_quarantine(compiled.words.clone(), Never, true);
         assert!(on_host(&cases[5].0), "loopback of the host is not the workload's own");
         policy.mode = Mode::Audit;
         let compiled = compile(&policy).unwrap();
-        let audit = refused_in_quarantine(compiled.ruleset(), &Never, false);
+        let audit = refused_in_quarantine(compiled.words.clone(), Never, false);
         assert!(cases.iter().all(|(connection, _)| !audit(connection)));
     }
 }

@@ -5,6 +5,7 @@
 //! Nothing here decides whether a packet passes, and nothing that fails here lets one pass.
 
 pub mod actions;
+pub mod cut;
 pub mod history;
 mod judge;
 pub mod state;
@@ -21,9 +22,9 @@ use time::format_description::well_known::Rfc3339;
 use crate::allowlist::Action;
 use crate::enforce::snapshot::QuarantineStatus;
 use crate::kernel::clock::boot_ns;
-use crate::kernel::diag::Ended;
 use crate::workload::path_text;
-use actions::{Actions, Judge};
+use actions::Actions;
+use cut::{Judge, UnderWay};
 use history::{Entry, History, What};
 pub use judge::refused_in_quarantine;
 use state::{Lasting, Store};
@@ -61,16 +62,16 @@ pub struct Begin<'a> {
     /// The workload's violations so far.
     pub violations: u64,
     /// Which connections are to be ended: [`refused_in_quarantine`].
-    pub judge: Judge<'a>,
+    pub judge: Judge,
 }
 
 /// What came of an action.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Connections, where the action is to end them.
-    pub ended: Ended,
     /// What did not work, in words. The quarantine lasts all the same.
     pub problems: Vec<String>,
+    /// The number of the cut, where connections are to be ended: what comes of it is told to [`Quarantines::ended`].
+    pub cut: Option<u64>,
 }
 
 /// What a restarted agent found.
@@ -101,6 +102,9 @@ pub struct Quarantines<A> {
     directories: HashMap<u64, OwnedFd>,
     store: Store,
     history: History,
+    /// By number.
+    cuts: BTreeMap<u64, UnderWay>,
+    next_cut: u64,
 }
 
 impl<A: Actions> Quarantines<A> {
@@ -116,7 +120,15 @@ impl<A: Actions> Quarantines<A> {
             tracing::error!(%error, "the history of quarantines cannot be read");
             History::unread(state_directory)
         });
-        Self { actions, lasting, directories: HashMap::new(), store, history }
+        Self {
+            actions,
+            lasting,
+            directories: HashMap::new(),
+            store,
+            history,
+            cuts: BTreeMap::new(),
+            next_cut: 0,
+        }
     }
 
     /// Compares what is remembered with what the kernel says: ids of cgroups in quarantine, each with the boot time at
@@ -158,43 +170,42 @@ impl<A: Actions> Quarantines<A> {
     }
 
     /// Does again what was not seen to its end before the agent ended.
-    pub fn finish(&mut self, cgroup: u64, judge: Judge<'_>) -> Outcome {
+    pub fn finish(&mut self, cgroup: u64, judge: Judge) -> Outcome {
         let mut outcome = Outcome::default();
         self.act(cgroup, judge, &mut outcome);
         outcome
     }
 
-    fn act(&mut self, cgroup: u64, judge: Judge<'_>, outcome: &mut Outcome) {
+    fn act(&mut self, cgroup: u64, judge: Judge, outcome: &mut Outcome) {
         let Some(action) = self.lasting.get(&cgroup).map(|lasting| lasting.action) else { return };
-        let done = self.directory(cgroup).map_err(|error| error.to_string()).and_then(|directory| {
-            let directory = directory.as_fd();
+        let done = self.directory(cgroup).and_then(|directory| {
             match action {
-                Action::Isolate => {
-                    let ended = self.actions.end_connections(directory, judge);
-                    outcome.ended = ended.map_err(|error| error.to_string())?;
-                    let problems = outcome.ended.problems.iter().map(ToString::to_string);
-                    let problems: Vec<String> = problems.collect();
-                    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
-                }
-                Action::Freeze => self.actions.freeze(directory, true).map_err(|error| error.to_string()),
-                Action::Kill => self.actions.kill(directory).map_err(|error| error.to_string()),
+                Action::Isolate => return self.cut(cgroup, directory, judge).map(Some),
+                Action::Freeze => self.actions.freeze(directory.as_fd(), true)?,
+                Action::Kill => self.actions.kill(directory.as_fd())?,
             }
+            Ok(None)
         });
         match done {
-            Ok(()) => {
-                if let Some(lasting) = self.lasting.get_mut(&cgroup) {
-                    lasting.done = true;
-                }
-                self.save(&mut outcome.problems);
-            }
-            Err(problem) => {
-                let problem = format!("{}: {problem}", name(action));
-                let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.as_str());
-                tracing::error!(workload, %problem, "in quarantine, but not all that follows was done");
-                self.note(cgroup, What::Failed, Some((AGENT, &problem)), &mut outcome.problems);
-                outcome.problems.push(problem);
-            }
+            Ok(Some(number)) => outcome.cut = Some(number),
+            Ok(None) => self.done(cgroup, &mut outcome.problems),
+            Err(error) => self.failed(cgroup, action, &error.to_string(), &mut outcome.problems),
         }
+    }
+
+    fn done(&mut self, cgroup: u64, problems: &mut Vec<String>) {
+        if let Some(lasting) = self.lasting.get_mut(&cgroup) {
+            lasting.done = true;
+        }
+        self.save(problems);
+    }
+
+    fn failed(&mut self, cgroup: u64, action: Action, problem: &str, problems: &mut Vec<String>) {
+        let problem = format!("{}: {problem}", name(action));
+        let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.as_str());
+        tracing::error!(workload, %problem, "in quarantine, but not all that follows was done");
+        self.note(cgroup, What::Failed, Some((AGENT, &problem)), problems);
+        problems.push(problem);
     }
 
     /// Lets a workload go on. The kernel has to let its packets pass before, so that it meets no refusal.
@@ -243,6 +254,7 @@ impl<A: Actions> Quarantines<A> {
     /// Forgets a workload whose cgroup was removed.
     pub fn gone(&mut self, cgroup: u64) {
         self.directories.remove(&cgroup);
+        self.call_off(cgroup);
         if self.lasting.remove(&cgroup).is_some() {
             self.save(&mut Vec::new());
         }

@@ -1,7 +1,10 @@
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use super::actions::tests::{Told, descriptor};
+use super::cut::Done;
 use super::*;
+use crate::kernel::diag::{DiagError, Ended};
 
 const HOUR: u64 = 3_600_000_000_000;
 
@@ -22,8 +25,23 @@ fn begin(cgroup: u64, action: Action, release: Option<u64>) -> Begin<'static> {
         quarantined_at: 1_000,
         release,
         violations: 20,
-        judge: &|_| true,
+        judge: Box::new(|_| true),
     }
+}
+
+/// The cuts that were asked for come to an end.
+fn cuts_end(
+    quarantines: &mut Quarantines<&Told>,
+    told: &Told,
+    result: impl Fn() -> Result<Ended, DiagError>,
+) -> Vec<String> {
+    let cuts = told.cuts.take().into_iter();
+    cuts.flat_map(|(number, cgroup, _)| quarantines.ended(Done { number, cgroup, result: result() }))
+        .collect()
+}
+
+fn two() -> Result<Ended, DiagError> {
+    Ok(Ended { ended: 2, ..Ended::default() })
 }
 
 fn whats(quarantines: &Quarantines<&Told>) -> Vec<(What, String)> {
@@ -42,7 +60,8 @@ fn each_action_does_its_own_and_release_thaws_only_what_was_frozen() {
         let mut quarantines = open(&directory, "boot", &told);
         let outcome = quarantines.begin(begin(7, action, None));
         assert_eq!((told.take(), outcome.problems), (vec![done.to_owned()], Vec::<String>::new()));
-        assert_eq!(outcome.ended.ended, if action == Action::Isolate { 2 } else { 0 });
+        assert_eq!(outcome.cut.is_some(), action == Action::Isolate);
+        assert_eq!(cuts_end(&mut quarantines, &told, two), Vec::<String>::new());
         let status = quarantines.status(7).unwrap();
         assert_eq!((status.action, status.who.as_str(), status.until), (action, "kernel", None));
         quarantines.end(7, "ann", "looked at it").unwrap();
@@ -63,6 +82,7 @@ fn a_time_to_release_comes_and_is_known_after_a_restart() {
     quarantines.begin(begin(7, Action::Freeze, Some(2 * HOUR)));
     quarantines.begin(begin(8, Action::Isolate, Some(HOUR)));
     quarantines.begin(begin(9, Action::Isolate, None));
+    cuts_end(&mut quarantines, &told, two);
     let listed: Vec<_> = quarantines.list().map(|(cgroup, lasting)| (cgroup, lasting.clone())).collect();
     let status = quarantines.status(8).unwrap();
     assert_eq!(status.until.unwrap().duration_since(status.since).unwrap(), Duration::from_nanos(HOUR));
@@ -89,6 +109,7 @@ fn a_restart_tells_apart_what_it_knows_what_it_does_not_and_what_is_over() {
     quarantines.begin(begin(1, Action::Freeze, None));
     quarantines.begin(begin(2, Action::Freeze, None));
     quarantines.begin(begin(3, Action::Isolate, None));
+    cuts_end(&mut quarantines, &told, two);
     told.fails.set(Some(libc::EBUSY));
     quarantines.begin(begin(4, Action::Kill, None));
     told.fails.set(None);
@@ -105,7 +126,7 @@ fn a_restart_tells_apart_what_it_knows_what_it_does_not_and_what_is_over() {
     assert_eq!(whats(&quarantines).last().unwrap(), &(What::Released, "agent".to_owned()));
 
     told.paths.borrow_mut().insert("/job".into(), 4);
-    assert_eq!(quarantines.finish(4, &|_| true).problems, Vec::<String>::new());
+    assert_eq!(quarantines.finish(4, Box::new(|_| true)).problems, Vec::<String>::new());
     assert_eq!(told.take(), ["kill"]);
     let mut quarantines = open(&directory, "boot", &told);
     assert_eq!(quarantines.adopt(&[(4, 1_000)]).unfinished, [0; 0]);
@@ -147,6 +168,48 @@ fn an_action_that_fails_is_told_and_the_quarantine_lasts() {
     assert!(quarantines.next_due().unwrap() >= due + RETRY_NS, "it is not tried at once again, without end");
     told.fails.set(Some(libc::ENODEV));
     quarantines.end(7, "ann", "go on").unwrap();
+}
+
+#[test]
+fn until_its_connections_are_ended_a_quarantine_is_not_done() {
+    let (directory, told) = (tempfile::tempdir().unwrap(), Told::default());
+    let mut quarantines = open(&directory, "boot", &told);
+    let is_done = |quarantines: &Quarantines<&Told>| quarantines.list().all(|(_, lasting)| lasting.done);
+    quarantines.begin(begin(7, Action::Isolate, None));
+    assert!(quarantines.is_cutting() && !is_done(&quarantines));
+    quarantines.begin(begin(7, Action::Isolate, None));
+    let (first, second) = (told.cuts.borrow()[0].0, told.cuts.borrow()[1].0);
+    quarantines.ended(Done { number: first, cgroup: 7, result: two() });
+    assert!(!is_done(&quarantines), "the second goes on");
+    quarantines.ended(Done { number: second, cgroup: 7, result: two() });
+    assert!(is_done(&quarantines) && !quarantines.is_cutting());
+
+    // One that does not work is tried again by the next agent.
+    told.cuts.take();
+    quarantines.begin(begin(7, Action::Isolate, None));
+    let problems = cuts_end(&mut quarantines, &told, || Err(DiagError::Unsupported));
+    assert!(problems[0].starts_with("isolate: this kernel cannot end connections"), "{problems:?}");
+    assert_eq!(whats(&quarantines).last().unwrap().0, What::Failed);
+    drop(quarantines);
+    let mut quarantines = open(&directory, "boot", &told);
+    assert_eq!(quarantines.adopt(&[(7, 1_000)]).unfinished, [7]);
+}
+
+#[test]
+fn whoever_is_let_go_keeps_the_connections_that_it_still_has() {
+    let (directory, told) = (tempfile::tempdir().unwrap(), Told::default());
+    let mut quarantines = open(&directory, "boot", &told);
+    quarantines.begin(begin(7, Action::Isolate, None));
+    quarantines.begin(begin(8, Action::Isolate, None));
+    quarantines.end(7, "ann", "looked at it").unwrap();
+    let called_off: Vec<bool> = told.cuts.borrow().iter().map(|cut| cut.2.load(Ordering::Relaxed)).collect();
+    assert_eq!(called_off, [true, false]);
+    assert_eq!(
+        cuts_end(&mut quarantines, &told, || Err(DiagError::Cgroups(io::ErrorKind::NotFound.into()))),
+        Vec::<String>::new(),
+        "whose cgroup is gone has no connections any more"
+    );
+    assert!(!whats(&quarantines).iter().any(|(what, _)| *what == What::Failed));
 }
 
 #[test]

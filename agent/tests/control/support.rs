@@ -265,6 +265,7 @@ pub(crate) fn node(workloads: Vec<WorkloadStatus>) -> Snapshot {
             source: RulesFrom::Files,
         },
         maps: Vec::new(),
+        others: Vec::new(),
         records_lost: 0,
         ready: Ok(()),
         selftest: LastSelftest::default(),

@@ -138,14 +138,14 @@ fn exec_adds_little_to_a_command() -> Result<()> {
 fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
         ("egress", 14_000),
-        ("ingress", 9_000),
+        ("ingress", 11_000),
         ("note_socket", 4_000),
         ("note_bound4", 1_000),
         ("note_bound6", 1_000),
-        ("connect4", 7_000),
-        ("connect6", 7_000),
-        ("sendmsg4", 7_000),
-        ("sendmsg6", 7_000),
+        ("connect4", 8_000),
+        ("connect6", 8_000),
+        ("sendmsg4", 9_000),
+        ("sendmsg6", 9_000),
     ];
     let allowlists = Allowlists::enforce("- cidrs: [10.77.2.2/32]\n  why: little")?;
     let enforcer = Enforcer::load(Preparation::begin(), sizes(&compiled(allowlists.path())?)?, false)?;

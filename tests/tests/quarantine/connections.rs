@@ -20,7 +20,7 @@ use egress_warden::ruleset::{Compiled, compile};
 use egress_warden_tests::wait::{DEADLINE, until};
 use egress_warden_tests::{Namespace, TestCgroup, World};
 
-use crate::{Case, quarantines};
+use crate::{Agent, Case};
 
 /// What must have been told by then.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
@@ -244,9 +244,9 @@ fn a_quarantined_job_hears_it_at_once_and_nobody_else_does() -> Result<()> {
     assert_eq!(job.reads.len(), 0, "{:?}", job.reads);
 
     let (state, begun) = (tempfile::tempdir()?, Instant::now());
-    let judge = refused_in_quarantine(compiled.ruleset(), &HostClock, false);
+    let judge = || refused_in_quarantine(compiled.words.clone(), HostClock, false);
     let case = Case { cgroup: &cgroup, action: Action::Isolate, quarantined_at, release: None };
-    assert_eq!(case.begin(&mut quarantines(&state)?, &judge)?, Vec::<String>::new());
+    assert_eq!(case.begin(&mut Agent::new(&state)?, Box::new(judge()))?, Vec::<String>::new());
     job.wait_for_reads(useless.len(), AT_ONCE)?;
     below.wait_for_reads(1, AT_ONCE)?;
     elsewhere.wait_for_reads(1, AT_ONCE)?;
@@ -263,7 +263,7 @@ fn a_quarantined_job_hears_it_at_once_and_nobody_else_does() -> Result<()> {
     drop(caller);
 
     // A second time there is nothing left to end.
-    let again = end_connections(File::open(cgroup.path())?.as_fd(), &judge)?;
+    let again = end_connections(File::open(cgroup.path())?.as_fd(), judge())?;
     assert_eq!((again.ended, again.failed, again.problems.len()), (0, 0, 0));
     assert!(again.kept >= 4, "{again:?}");
     Ok(())

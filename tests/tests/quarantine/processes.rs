@@ -12,10 +12,11 @@ use egress_warden::allowlist::Action;
 use egress_warden::kernel::clock::boot_ns;
 use egress_warden::quarantine::Adopted;
 use egress_warden::quarantine::actions::{Actions, Kernel};
+use egress_warden::quarantine::cut;
 use egress_warden_tests::wait::{DEADLINE, until};
 use egress_warden_tests::{TestCgroup, cgroup2_mount};
 
-use crate::{Case, quarantines};
+use crate::{Agent, Case};
 
 /// Long enough for a shell to count on.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -83,26 +84,26 @@ fn what_is_frozen_stands_still_until_its_release_also_over_a_restart() -> Result
     let outside = Counter::start(&other, "", directory.path(), "other")?;
 
     let state = tempfile::tempdir()?;
-    let mut agent = quarantines(&state)?;
+    let mut agent = Agent::new(&state)?;
     let at = boot_ns()?;
     let case =
         Case { cgroup: &job, action: Action::Freeze, quarantined_at: at, release: Some(1_000_000_000) };
-    assert_eq!(case.begin(&mut agent, &|_| true)?, Vec::<String>::new());
+    assert_eq!(case.begin(&mut agent, Box::new(|_| true))?, Vec::<String>::new());
     until("everything is frozen", DEADLINE, || has(job.path(), "frozen 1").then_some(()))?;
     ensure!(inside.iter().all(Counter::stands_still), "something goes on");
     outside.wait_for_progress()?;
     drop(agent);
 
-    let mut agent = quarantines(&state)?;
-    assert_eq!(agent.adopt(&[(job.id()?, at)]), Adopted::default());
+    let mut agent = Agent::new(&state)?;
+    assert_eq!(agent.quarantines.adopt(&[(job.id()?, at)]), Adopted::default());
     ensure!(inside.iter().all(Counter::stands_still), "a restart thawed it");
     until("its time comes", DEADLINE, || boot_ns().ok().filter(|now| *now >= at + 1_000_000_000))?;
-    assert_eq!(agent.due(boot_ns()?), [job.id()?]);
-    agent.end(job.id()?, "agent", "its time has come")?;
+    assert_eq!(agent.quarantines.due(boot_ns()?), [job.id()?]);
+    agent.quarantines.end(job.id()?, "agent", "its time has come")?;
     for counter in &inside {
         counter.wait_for_progress()?;
     }
-    assert_eq!(agent.history(9)?.len(), 2);
+    assert_eq!(agent.quarantines.history(9)?.len(), 2);
     Ok(())
 }
 
@@ -110,12 +111,12 @@ fn what_is_frozen_stands_still_until_its_release_also_over_a_restart() -> Result
 fn what_is_no_longer_in_quarantine_is_thawed_by_the_next_agent() -> Result<()> {
     let (job, directory, state) = (TestCgroup::new()?, tempfile::tempdir()?, tempfile::tempdir()?);
     let counter = Counter::start(&job, "", directory.path(), "count")?;
-    let mut agent = quarantines(&state)?;
+    let mut agent = Agent::new(&state)?;
     Case { cgroup: &job, action: Action::Freeze, quarantined_at: 1, release: None }
-        .begin(&mut agent, &|_| true)?;
+        .begin(&mut agent, Box::new(|_| true))?;
     until("it is frozen", DEADLINE, || has(job.path(), "frozen 1").then_some(()))?;
     drop(agent);
-    quarantines(&state)?.adopt(&[]);
+    Agent::new(&state)?.quarantines.adopt(&[]);
     counter.wait_for_progress()
 }
 
@@ -131,9 +132,9 @@ fn everything_is_killed_and_nothing_else() -> Result<()> {
     let mut bomb = job.spawn(bomb)?;
     until("a hundred run", DEADLINE, || job.processes().ok().filter(|all| all.len() > 100))?;
 
-    let mut agent = quarantines(&directory)?;
+    let mut agent = Agent::new(&directory)?;
     let case = Case { cgroup: &job, action: Action::Kill, quarantined_at: 1, release: None };
-    assert_eq!(case.begin(&mut agent, &|_| true)?, Vec::<String>::new());
+    assert_eq!(case.begin(&mut agent, Box::new(|_| true))?, Vec::<String>::new());
     until("nothing runs", DEADLINE, || has(job.path(), "populated 0").then_some(()))?;
     assert!(!bomb.wait()?.success());
     ensure!(below.stands_still(), "something below goes on");
@@ -151,7 +152,7 @@ fn a_cgroup_that_took_the_place_of_another_is_left_alone() -> Result<()> {
     fs::remove_dir(&path)?;
     fs::create_dir(&path)?;
     let counter = Counter::start(&parent, "job", directory.path(), "count")?;
-    let kernel = Kernel { mount: cgroup2_mount()? };
+    let kernel = Kernel { mount: cgroup2_mount()?, cuts: cut::start()?.0 };
     assert!(kernel.freeze(old.as_fd(), true).is_err());
     assert!(kernel.kill(old.as_fd()).is_err());
     assert_eq!(fs::read_to_string(path.join("cgroup.freeze"))?.trim(), "0");

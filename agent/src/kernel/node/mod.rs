@@ -38,7 +38,7 @@ use self::watch::Watch;
 use super::attach::Ancestor;
 use super::maps::{Maps, binding_flags, local_keys};
 use super::object::Logger;
-use super::{KernelError, OwnNamespace, Sizes};
+use super::{KernelError, OtherProgram, OwnNamespace, Sizes, others};
 
 pub use adopt::Adopted;
 pub use backstop::Backstop;
@@ -254,6 +254,13 @@ impl Node {
     /// Takes all enforcement of this version out of the kernel; tells of how many cgroups.
     pub fn detach_all(self) -> Result<usize, NodeError> {
         self.directory.remove(false)
+    }
+
+    /// Other people's programs on these cgroups, at the hooks that the agent uses. What is gone has none.
+    #[must_use]
+    pub fn others_on<'p>(&self, cgroups: impl IntoIterator<Item = &'p Path>) -> Vec<OtherProgram> {
+        let own = self.programs.ids();
+        cgroups.into_iter().flat_map(|cgroup| others::on(cgroup, &own).unwrap_or_default()).collect()
     }
 
     /// Are the pins still in view? Without them enforcement ends with whoever holds it open, at the latest with this agent.

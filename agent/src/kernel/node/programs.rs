@@ -57,6 +57,11 @@ impl Programs {
         Ok(Self { all: if new { own } else { pinned }, new })
     }
 
+    /// The ids of all.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.all.iter().map(|program| program.id).collect()
+    }
+
     /// Those of an interface, with their hooks.
     pub(super) fn of_interface(&self) -> impl Iterator<Item = (&'static Hook, BorrowedFd<'_>, u32)> {
         let programs = self.all.iter().skip(HOOKS.len());

@@ -1,44 +1,14 @@
-//! Ending live TCP connections of a workload, so that it hears an error at once where it would wait for answers that no
-//! longer come: `NETLINK_SOCK_DIAG`, inside every network namespace that its processes use.
-//!
-//! Ended is what belongs to the workload's cgroup or one below it: the kernel notes a socket's cgroup when it is made, and
-//! tells it (`INET_DIAG_CGROUP_ID`). So three kinds of connections are not found; what they send is judged all the same:
-//!
-//! - in a network namespace in which no thread of the workload is any more,
-//! - made in a cgroup below that was removed since, by a process that lives on elsewhere,
-//! - half-open ones that a peer began and the workload has not accepted (the kernel does not tell whose they are).
-//!
-//! A connection that the workload was handed by a process outside is that process's, here as everywhere. UDP needs nothing:
-//! who sends hears `EPERM`.
-//!
-//! Written by hand, because netlink-packet-sock-diag, the crate for it, can build no `SOCK_DESTROY` and leaves the cgroup
-//! to its caller to parse.
+//! What is said to the kernel about sockets, and what it answers.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use egress_warden_common::Route;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use rustix::fs::OFlags;
-use thiserror::Error;
 
-use super::namespace;
-use super::tree::{open, read_to_string, walk};
-
-/// How long listing a workload's cgroups may take.
-const WALK_WITHIN: Duration = Duration::from_secs(5);
 /// How long the kernel may be silent in the middle of an answer.
 const SILENCE_SECONDS: i64 = 5;
 /// The kernel sends a dump in messages of at most this many bytes.
@@ -68,288 +38,25 @@ const TCP_LISTEN: u32 = 10;
 /// Every state in which there is a connection.
 const STATES: u32 = !(1 << TCP_TIME_WAIT | 1 << TCP_CLOSE | 1 << TCP_LISTEN);
 
-/// A live TCP connection of a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// Its own address.
-    pub local: IpAddr,
-    /// Its own port.
-    pub local_port: u16,
-    /// Where it sends.
-    pub remote: IpAddr,
-    /// The port there.
-    pub remote_port: u16,
-    /// Id of the cgroup that the socket was made in.
-    pub cgroup: u64,
-    /// By which way its packets leave.
-    pub route: Route,
-    /// Is it in the host's network namespace?
-    pub host_namespace: bool,
-}
-
-/// What came of ending connections.
-#[derive(Debug, Default)]
-pub struct Ended {
-    /// Ended.
-    pub ended: usize,
-    /// Not to be ended.
-    pub kept: usize,
-    /// To be ended, and still there.
-    pub failed: usize,
-    /// Why some failed, or could not be looked for; each reason once.
-    pub problems: Vec<DiagError>,
-}
-
-impl Ended {
-    fn note(&mut self, problem: DiagError) {
-        if self.problems.iter().all(|known| known.to_string() != problem.to_string()) {
-            self.problems.push(problem);
-        }
-    }
-}
-
-/// Why connections could not be ended.
-#[derive(Debug, Error)]
-pub enum DiagError {
-    /// The kernel was built without it, or lacks the module.
-    #[error(
-        "this kernel cannot end connections (CONFIG_INET_DIAG_DESTROY, module tcp_diag): they hang until they time out"
-    )]
-    Unsupported,
-    /// The cgroups of the workload could not be listed.
-    #[error("cannot list the cgroups and processes of the workload: {0}")]
-    Cgroups(#[source] io::Error),
-    /// A process of the workload is outside the agent's PID namespace.
-    #[error("a process of the workload is not visible here: run the agent in the host's PID namespace")]
-    Invisible,
-    /// The network namespace of a process cannot be opened.
-    #[error("not permitted to open the network namespaces of the workload: the agent needs CAP_SYS_PTRACE")]
-    NotPermitted,
-    /// A network namespace could not be entered or asked.
-    #[error("cannot {what} in network namespace {}: {source}", namespace.display())]
-    Namespace {
-        /// What was tried.
-        what: &'static str,
-        /// A path by which a process has the namespace.
-        namespace: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel's answer makes no sense.
-    #[error("the kernel's answer about sockets cannot be read: {0}")]
-    Answer(&'static str),
-}
-
-/// Ends every connection of a workload for which `judge` says so. `cgroup` is its directory.
-///
-/// It takes system calls for every thread and every TCP socket in sight: not for a thread on which others wait.
-///
-/// # Errors
-/// When the workload's cgroups cannot be listed. What fails later stands in the result, so that the rest is ended.
-pub fn end_connections(
-    cgroup: BorrowedFd<'_>,
-    judge: impl Fn(&Connection) -> bool + Sync,
-) -> Result<Ended, DiagError> {
-    let members = Members::of(cgroup)?;
-    let mut result = Ended::default();
-    if members.invisible {
-        result.note(DiagError::Invisible);
-    }
-    for namespace in members.namespaces(&mut result) {
-        // setns moves a thread: one that nobody needs afterwards.
-        let done = thread::scope(|scope| {
-            scope.spawn(|| namespace.end(&members.cgroups, &judge, &mut result)).join()
-        });
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => result.note(problem),
-            Err(_) => result.note(DiagError::Answer("the thread that read it panicked")),
-        }
-    }
-    Ok(result)
-}
-
-/// The cgroups of a workload and the processes in them.
-#[derive(Debug, Default)]
-struct Members {
-    cgroups: HashSet<u64>,
-    processes: Vec<u32>,
-    /// One of its processes has no number here.
-    invisible: bool,
-}
-
-impl Members {
-    fn of(cgroup: BorrowedFd<'_>) -> Result<Self, DiagError> {
-        let failed = |errno: rustix::io::Errno| DiagError::Cgroups(errno.into());
-        let mut members = Self::default();
-        members.add(cgroup).map_err(failed)?;
-        let deadline = Instant::now() + WALK_WITHIN;
-        walk(cgroup, deadline, |below| members.add(below), |_, _| Ok(())).map_err(failed)?;
-        Ok(members)
-    }
-
-    fn add(&mut self, cgroup: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        self.cgroups.insert(rustix::fs::fstat(cgroup)?.st_ino);
-        let mut text = String::new();
-        // The processes of a threaded cgroup are listed by the one above it that is not.
-        match read_to_string(open(cgroup, c"cgroup.procs", OFlags::RDONLY)?, &mut text) {
-            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
-            other => other?,
-        }
-        for number in text.lines().filter_map(|line| line.parse().ok()) {
-            if number == 0 {
-                self.invisible = true;
-            } else {
-                self.processes.push(number);
-            }
-        }
-        Ok(())
-    }
-
-    /// The network namespaces in which a thread of theirs is. Who ends meanwhile needs nothing.
-    fn namespaces(&self, result: &mut Ended) -> Vec<Namespace> {
-        let mut found: Vec<Namespace> = Vec::new();
-        for process in &self.processes {
-            let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
-            for thread in threads.flatten() {
-                let path = thread.path().join("ns/net");
-                let known = |id: &(u64, u64)| found.iter().any(|namespace| namespace.id == *id);
-                if fs::metadata(&path).is_ok_and(|data| known(&(data.dev(), data.ino()))) {
-                    continue;
-                }
-                let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
-                let (data, file) = match opened {
-                    Ok(opened) => opened,
-                    Err(source) => {
-                        // Without CAP_SYS_PTRACE the link is there and cannot be followed.
-                        if source.kind() == io::ErrorKind::PermissionDenied {
-                            result.note(DiagError::NotPermitted);
-                        }
-                        continue;
-                    }
-                };
-                let id = (data.dev(), data.ino());
-                if !known(&id) {
-                    found.push(Namespace { path, id, file });
-                }
-            }
-        }
-        found
-    }
-}
-
-/// A network namespace that a thread of the workload is in.
-#[derive(Debug)]
-struct Namespace {
-    path: PathBuf,
-    id: (u64, u64),
-    file: File,
-}
-
-impl Namespace {
-    /// On a thread of its own: it does not come back.
-    fn end(
-        &self,
-        cgroups: &HashSet<u64>,
-        judge: &impl Fn(&Connection) -> bool,
-        result: &mut Ended,
-    ) -> Result<(), DiagError> {
-        let failed = |what| {
-            move |errno: Errno| DiagError::Namespace {
-                what,
-                namespace: self.path.clone(),
-                source: errno.into(),
-            }
-        };
-        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(failed("run"))?;
-        let place = Place::of_thread(self.id.1).map_err(|error| DiagError::Namespace {
-            what: "list the addresses",
-            namespace: self.path.clone(),
-            source: io::Error::other(error),
-        })?;
-        let netlink = Netlink::open().map_err(failed("open netlink"))?;
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let sockets = netlink.dump(family as u8).map_err(|error| match error {
-                // What answers is a module on many kernels.
-                Trouble::Kernel(Errno::ENOENT) => DiagError::Unsupported,
-                Trouble::Kernel(errno) => failed("list the sockets")(errno),
-                Trouble::Answer(what) => DiagError::Answer(what),
-            })?;
-            for socket in sockets.iter().filter(|socket| cgroups.contains(&socket.cgroup)) {
-                if !judge(&place.connection(socket)) {
-                    result.kept += 1;
-                    continue;
-                }
-                match netlink.destroy(socket) {
-                    Ok(()) => result.ended += 1,
-                    // It ended by itself.
-                    Err(Trouble::Kernel(Errno::ENOENT)) => {}
-                    Err(error) => {
-                        result.failed += 1;
-                        result.note(match error {
-                            Trouble::Kernel(Errno::EOPNOTSUPP) => DiagError::Unsupported,
-                            Trouble::Kernel(errno) => failed("end a connection")(errno),
-                            Trouble::Answer(what) => DiagError::Answer(what),
-                        });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What is needed of a namespace to tell a connection's facts.
-#[derive(Debug)]
-struct Place {
-    addresses: Vec<IpAddr>,
-    is_host: bool,
-}
-
-impl Place {
-    fn of_thread(number: u64) -> Result<Self, super::KernelError> {
-        Ok(Self { addresses: namespace::addresses()?, is_host: namespace::is_host_of(number)? })
-    }
-
-    fn connection(&self, socket: &Socket) -> Connection {
-        let (local, remote) = (socket.local(), socket.remote());
-        // A packet to an address of the own namespace takes the loopback interface, whichever address it is.
-        let stays = remote.is_loopback()
-            || remote.is_unspecified()
-            || remote == local
-            || self.addresses.binary_search(&remote).is_ok();
-        Connection {
-            local,
-            local_port: socket.port(0),
-            remote,
-            remote_port: socket.port(2),
-            cgroup: socket.cgroup,
-            route: if stays { Route::Loopback } else { Route::Uplink },
-            host_namespace: self.is_host,
-        }
-    }
-}
-
 /// A socket as the kernel tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Socket {
-    family: u8,
-    cgroup: u64,
+pub(super) struct Socket {
+    pub(super) family: u8,
+    pub(super) cgroup: u64,
     /// `struct inet_diag_sockid`: ports, addresses, interface, cookie. Handed back as it came, it names this socket only.
-    id: [u8; SOCKET_ID],
+    pub(super) id: [u8; SOCKET_ID],
 }
 
 impl Socket {
-    fn port(&self, at: usize) -> u16 {
+    pub(super) fn port(&self, at: usize) -> u16 {
         u16::from_be_bytes([self.id[at], self.id[at + 1]])
     }
 
-    fn local(&self) -> IpAddr {
+    pub(super) fn local(&self) -> IpAddr {
         self.address(4)
     }
 
-    fn remote(&self) -> IpAddr {
+    pub(super) fn remote(&self) -> IpAddr {
         self.address(20)
     }
 
@@ -366,7 +73,7 @@ impl Socket {
 
 /// What goes wrong between us and the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It said so.
     Kernel(Errno),
     /// It is not understood.
@@ -380,10 +87,10 @@ impl From<Errno> for Trouble {
 }
 
 /// A socket to the kernel, in the namespace in which it was opened.
-struct Netlink(OwnedFd);
+pub(super) struct Netlink(OwnedFd);
 
 impl Netlink {
-    fn open() -> Result<Self, Errno> {
+    pub(super) fn open() -> Result<Self, Errno> {
         let kind = (SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag);
         let fd = socket(AddressFamily::Netlink, kind.0, kind.1, kind.2)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(SILENCE_SECONDS))?;
@@ -391,7 +98,7 @@ impl Netlink {
     }
 
     /// Every TCP connection of this family, as far as the kernel tells whose it is.
-    fn dump(&self, family: u8) -> Result<Vec<Socket>, Trouble> {
+    pub(super) fn dump(&self, family: u8) -> Result<Vec<Socket>, Trouble> {
         let message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, STATES, &[0; SOCKET_ID]);
         send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut sockets = Vec::new();
@@ -400,7 +107,7 @@ impl Netlink {
         Ok(sockets)
     }
 
-    fn destroy(&self, socket: &Socket) -> Result<(), Trouble> {
+    pub(super) fn destroy(&self, socket: &Socket) -> Result<(), Trouble> {
         send(
             self.0.as_raw_fd(),
             &request(SOCK_DESTROY, NLM_F_ACK, socket.family, STATES, &socket.id),
@@ -520,10 +227,10 @@ const fn aligned(length: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn id(local: &str, remote: &str) -> [u8; SOCKET_ID] {
+    pub(in crate::kernel::diag) fn id(local: &str, remote: &str) -> [u8; SOCKET_ID] {
         let place = |text: &str| {
             let place: std::net::SocketAddr = text.parse().unwrap();
             let mut bytes = [0; 16];
@@ -629,18 +336,5 @@ mod tests {
                 let _ = parse_acknowledgement(&bytes);
             }
         }
-    }
-
-    #[test]
-    fn what_stays_in_the_namespace_is_loopback() {
-        let place = Place { addresses: vec!["10.0.0.1".parse().unwrap()], is_host: false };
-        let route = |local, remote| {
-            let socket = Socket { family: libc::AF_INET as u8, cgroup: 1, id: id(local, remote) };
-            place.connection(&socket).route
-        };
-        assert_eq!(route("127.0.0.1:1", "127.0.0.9:2"), Route::Loopback);
-        assert_eq!(route("127.0.0.1:1", "10.0.0.1:2"), Route::Loopback);
-        assert_eq!(route("10.9.9.9:1", "10.9.9.9:2"), Route::Loopback);
-        assert_eq!(route("10.0.0.1:1", "10.0.0.2:2"), Route::Uplink);
     }
 }
