@@ -72,7 +72,7 @@ fn an_agent_finds_every_way_closed_and_counts_nothing_of_it() -> Result<()> {
         assert_eq!(agent.metric(metric, &[])?, 0.0, "{metric}");
     }
     let status = agent.status()?;
-    ensure!(status["selftest"]["passed"] == true && status["ready"] == true, "{status:#}");
+    ensure!(status["selftest"]["passed"] == true, "{status:#}");
     assert_eq!(status["workloads"].as_array().map(Vec::len), Some(0));
     nothing_left(&namespace, agent.pid())
 }
