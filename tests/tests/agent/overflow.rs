@@ -4,13 +4,12 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use egress_warden_common::state::CgroupEvent;
+use egress_warden_common::limits::CGROUPS_BYTES;
+use egress_warden_common::state::{CGROUP_PATH, CgroupEvent};
 
-use super::support::Agent;
+use super::support::{Agent, policy};
 
 const PLACE: &str = "cidrs: [10.77.2.2/32], ports: [80]";
-/// What the kernel keeps for an agent that does not read: `CGROUPS` of ebpf/src/maps.rs.
-const RING: usize = 128 * 1024;
 /// Cgroups that nobody selects, one below the other's name.
 const OTHERS: usize = 3_000;
 
@@ -32,7 +31,7 @@ fn what_the_ring_has_no_room_for_is_found() -> Result<()> {
     enforced(51.0)?;
 
     signal(&agent, "-STOP")?;
-    let filled = OTHERS * size_of::<CgroupEvent>() > 2 * RING;
+    let filled = OTHERS * size_of::<CgroupEvent>() > CGROUPS_BYTES as usize;
     ensure!(filled, "{OTHERS} cgroups do not fill the ring");
     for number in 0..OTHERS {
         fs::create_dir(crowd.join(number.to_string()))?;
@@ -52,4 +51,23 @@ fn what_the_ring_has_no_room_for_is_found() -> Result<()> {
     agent.workload("after")?;
     assert_eq!(agent.metric("enforcement_delay_seconds_count", &[])?, before + 1.0);
     enforced(102.0)
+}
+
+/// The kernel takes paths of eight times the length.
+#[test]
+fn what_has_too_long_a_path_to_be_told_of_is_found() -> Result<()> {
+    let mut agent = Agent::new()?;
+    agent.write(&policy(agent.parent(), &[PLACE], &[]).replace("/*\"", "/*/*/job-*\""))?;
+    let (first, second) = ("x".repeat(250), "y".repeat(250));
+    let below = agent.parent().path().join(&first).join(&second);
+    fs::create_dir_all(&below)?;
+    ensure!(below.as_os_str().len() > CGROUP_PATH);
+    agent.start()?;
+    fs::create_dir(agent.parent().path().join("short"))?;
+    fs::create_dir_all(agent.parent().path().join("short/er"))?;
+    fs::create_dir(agent.parent().path().join("short/er/job-1"))?;
+    agent.wait_metric("workload_tier", &["tier=\"cgroup\""], 1.0)?;
+    // Nothing else happens afterwards that would make the agent look.
+    fs::create_dir(below.join("job-2"))?;
+    agent.wait_metric("workload_tier", &["tier=\"cgroup\""], 2.0)
 }
