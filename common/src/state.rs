@@ -79,6 +79,27 @@ pub struct State {
     pub window: [u64; WINDOW_PLACES],
 }
 
+impl State {
+    /// Of a workload that nothing happened to.
+    pub const EMPTY: Self = Self {
+        quarantined_at: 0,
+        would_quarantine_at: 0,
+        quarantine_rule: 0,
+        violations: 0,
+        forgiven: 0,
+        record_full_at: 0,
+        records_lost: 0,
+        destinations_lost: 0,
+        allowed: [0; Protocol::ALL.len()],
+        replies_refused: 0,
+        forged_dropped: 0,
+        udp_flows_evicted: 0,
+        storage_failed: 0,
+        counts: [[0; Protocol::ALL.len()]; REASON_SLOTS],
+        window: [0; WINDOW_PLACES],
+    };
+}
+
 /// The process that opened a socket or tried to connect it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

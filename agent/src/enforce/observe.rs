@@ -23,7 +23,7 @@ impl Reconciler {
         let live: Vec<(&Member, Box<State>)> = self
             .members
             .values()
-            .map(|member| (member, Box::new(self.node.state(member.workload.cgroup).unwrap_or(EMPTY))))
+            .map(|member| (member, Box::new(self.node.state(member.workload.cgroup).unwrap_or(State::EMPTY))))
             .collect();
         let mut workloads: Vec<WorkloadStatus> =
             live.iter().map(|(member, state)| self.status(member, state)).collect();
@@ -179,25 +179,6 @@ impl Reconciler {
         (events.collect(), crossed)
     }
 }
-
-/// The counters of a workload that is not enforced.
-const EMPTY: State = State {
-    quarantined_at: 0,
-    would_quarantine_at: 0,
-    quarantine_rule: 0,
-    violations: 0,
-    forgiven: 0,
-    record_full_at: 0,
-    records_lost: 0,
-    destinations_lost: 0,
-    allowed: [0; 4],
-    replies_refused: 0,
-    forged_dropped: 0,
-    udp_flows_evicted: 0,
-    storage_failed: 0,
-    counts: super::totals::NO_COUNTS,
-    window: [0; egress_warden_common::limits::WINDOW_PLACES],
-};
 
 fn interface(backstop: &Backstop) -> InterfaceStatus {
     InterfaceStatus { name: backstop.interface.name.clone(), missing: backstop.missing.clone() }

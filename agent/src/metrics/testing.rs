@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use egress_warden_common::Reason;
-use egress_warden_common::limits::WINDOW_PLACES;
-use egress_warden_common::reason::{Protocol, REASON_SLOTS};
+use egress_warden_common::reason::Protocol;
 use egress_warden_common::state::State;
 
 use crate::allowlist::Action;
@@ -18,30 +17,9 @@ use crate::policy::Mode;
 use crate::selftest::LastSelftest;
 use crate::workload::Pod;
 
-/// Counts nothing.
-pub(crate) fn quiet() -> State {
-    State {
-        quarantined_at: 0,
-        would_quarantine_at: 0,
-        quarantine_rule: 0,
-        violations: 0,
-        forgiven: 0,
-        record_full_at: 0,
-        records_lost: 0,
-        destinations_lost: 0,
-        allowed: [0; Protocol::ALL.len()],
-        replies_refused: 0,
-        forged_dropped: 0,
-        udp_flows_evicted: 0,
-        storage_failed: 0,
-        counts: [[0; Protocol::ALL.len()]; REASON_SLOTS],
-        window: [0; WINDOW_PLACES],
-    }
-}
-
 /// A workload with one refused TCP attempt.
 pub(crate) fn workload(number: usize) -> WorkloadStatus {
-    let mut state = quiet();
+    let mut state = State::EMPTY;
     state.counts[Reason::NotAllowlisted as usize][Protocol::Tcp as usize] = 1;
     let path = format!("/kubepods/pod{number}");
     WorkloadStatus {

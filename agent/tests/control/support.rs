@@ -20,8 +20,7 @@ use egress_warden::records::Event;
 use egress_warden::selftest::{Finding, LastSelftest, Report, SCHEMA, Verdict};
 use egress_warden::workload::Pod;
 use egress_warden_common::Reason;
-use egress_warden_common::limits::WINDOW_PLACES;
-use egress_warden_common::reason::{Protocol, REASON_SLOTS};
+use egress_warden_common::reason::Protocol;
 use egress_warden_common::state::State;
 use tempfile::TempDir;
 use tokio::sync::{broadcast, oneshot};
@@ -208,23 +207,6 @@ fn then() -> SystemTime {
 
 /// A workload that nothing happened to.
 pub(crate) fn workload(path: &Path) -> WorkloadStatus {
-    let state = State {
-        quarantined_at: 0,
-        would_quarantine_at: 0,
-        quarantine_rule: 0,
-        violations: 0,
-        forgiven: 0,
-        record_full_at: 0,
-        records_lost: 0,
-        destinations_lost: 0,
-        allowed: [0; Protocol::ALL.len()],
-        replies_refused: 0,
-        forged_dropped: 0,
-        udp_flows_evicted: 0,
-        storage_failed: 0,
-        counts: [[0; Protocol::ALL.len()]; REASON_SLOTS],
-        window: [0; WINDOW_PLACES],
-    };
     WorkloadStatus {
         cgroup: 4711,
         path: path.to_owned(),
@@ -239,7 +221,7 @@ pub(crate) fn workload(path: &Path) -> WorkloadStatus {
         enforced_since: Some(then()),
         failure: None,
         quarantine: None,
-        state: Box::new(state),
+        state: Box::new(State::EMPTY),
     }
 }
 

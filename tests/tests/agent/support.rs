@@ -329,15 +329,15 @@ impl Drop for Job {
     }
 }
 
-/// Sends one datagram to each of two places again and again until it is told to stop, and then says how many of each were
-/// sent, refused with EPERM, and ended otherwise. `one` is also waited on for its echo.
+/// Sends one datagram to each place again and again until it is told to stop, and then says how many of each were sent,
+/// refused with EPERM, and ended otherwise.
 pub(crate) const SENDER: &str = r#"
-def sender(one, other):
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
-    counts = [[0, 0, 0], [0, 0, 0]]
+def sender(*places):
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in places]
+    counts = [[0, 0, 0] for _ in places]
     say("ready")
     while not select.select([sys.stdin], [], [], 0)[0]:
-        for made, place, count in zip(sockets, [one, other], counts):
+        for made, place, count in zip(sockets, places, counts):
             try:
                 made.sendto(MARK, place)
                 count[0] += 1
@@ -351,7 +351,7 @@ def sender(one, other):
 "#;
 
 /// What [`SENDER`] says: for each place sent, refused, otherwise.
-pub(crate) fn counts(line: &str) -> Result<[u64; 6]> {
+pub(crate) fn counts<const N: usize>(line: &str) -> Result<[u64; N]> {
     let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
-    numbers?.try_into().map_err(|numbers| anyhow::anyhow!("six numbers, not {numbers:?}"))
+    numbers?.try_into().map_err(|numbers| anyhow::anyhow!("{N} numbers, not {numbers:?}"))
 }
