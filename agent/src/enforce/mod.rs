@@ -6,6 +6,7 @@ mod apply;
 mod follow;
 mod handle;
 mod member;
+mod network;
 mod observe;
 mod others;
 pub mod reconciler;
