@@ -126,26 +126,42 @@ pub struct SocketState {
     pub process: Process,
     /// The destination last counted as a violation, with its port and protocol; see `counted_reason`.
     pub counted: [u8; 16],
-    /// The destination last allowed, in network byte order.
-    pub allowed: [u8; 16],
-    /// Unix time in seconds up to which the remembered verdict holds.
-    pub allowed_until: u64,
-    /// Generation under which the verdict was remembered; 0 when none is.
-    pub allowed_generation: u32,
-    /// Port of the destination last allowed.
-    pub allowed_port: u16,
+    /// The destination last allowed.
+    pub approved: Approved,
     /// Port of the destination last counted.
     pub counted_port: u16,
-    /// Protocol of the destination last allowed.
-    pub allowed_protocol: u8,
     /// Protocol of the destination last counted.
     pub counted_protocol: u8,
     /// 1 when a destination was counted, 2 when it was by sendmsg and the datagram itself may still come.
     pub counted_valid: u8,
-    /// Zero.
-    pub reserved: u8,
     /// [`Binding::serial`] of the slot when this was noted.
     pub serial: u32,
+}
+
+/// A verdict that stands with a socket: this destination is allowed. Several processors may send from one socket at once, so
+/// whoever writes claims it first, and whoever reads looks whether it was left alone meanwhile: the address of one
+/// destination with the port of another is allowed to nobody.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Approved {
+    /// Grows by one when somebody begins to write, and by one when it is written: odd in between.
+    pub turn: u64,
+    /// The destination, in network byte order.
+    pub destination: [u8; 16],
+    /// Unix time in seconds up to which it holds.
+    pub until: u64,
+    /// Generation of the ruleset that allowed it; 0 when none did.
+    pub generation: u32,
+    /// [`Binding::serial`] of the workload whose ruleset that was.
+    pub serial: u32,
+    /// Slot of that workload.
+    pub slot: u32,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1 when it is the way over the loopback interface that is allowed, else 0.
+    pub loopback: u8,
 }
 
 /// [`SocketState::counted_valid`]: a flow to the destination was counted.
@@ -156,7 +172,7 @@ pub const COUNTED_DATAGRAM: u8 = 2;
 
 /// A listener that took a SYN from outside, or a socket that it accepted.
 pub const SOCKET_INBOUND: u32 = 1;
-/// A TCP socket: it sends under its own lock, so what is remembered with it is never half-written when it is read.
+/// A TCP socket: what it sends after a first packet belongs to the flow that this one began.
 pub const SOCKET_TCP: u32 = 2;
 
 /// A UDP flow that began outside.
@@ -360,11 +376,12 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 3);
+    assert!(crate::ABI_VERSION == 4);
     assert!(size_of::<Binding>() == 24);
     assert!(size_of::<State>() == 5248);
     assert!(size_of::<Process>() == 24);
-    assert!(size_of::<SocketState>() == 96);
+    assert!(size_of::<SocketState>() == 112);
+    assert!(size_of::<Approved>() == 48);
     assert!(size_of::<UdpFlow>() == 32);
     assert!(size_of::<UdpFlows>() == 16384);
     assert!(size_of::<CgroupEvent>() == 528);

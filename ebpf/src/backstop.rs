@@ -1,8 +1,7 @@
 //! The backstop: the host's end of a workload's wire. Whatever made a frame, it comes by here, so each packet is judged
 //! once more by its outermost header. A socket, where the packet still has one, only tells whose policy applies.
 //!
-//! It writes nothing that stands with a socket: egress does, under the socket's lock, perhaps on another processor at this
-//! very moment.
+//! It writes nothing that stands with a socket: egress does, perhaps on another processor at this very moment.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::macros::classifier;
@@ -16,7 +15,7 @@ use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, note
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::INTERFACES;
-use crate::memory::{already_counted, stored, udp_reply};
+use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};
 use crate::shared::{NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
 use crate::tuple::belongs_to_caller;
@@ -33,7 +32,6 @@ const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 const AF_PACKET: u32 = 17;
 
 const IPPROTO_IGMP: u8 = 2;
-const TCP_RST: u8 = 4;
 const ECHO: u16 = 8;
 const ECHO_REPLY: u16 = 0;
 const ECHO_V6: u16 = 128;
@@ -194,6 +192,13 @@ impl Sender {
 
     #[inline(always)]
     fn by_policy(&self, packet: &Packet) -> Verdict {
+        // What egress found allowed a moment ago, for this very destination, is: it would be judged by the same ruleset.
+        if let Some(socket) = stored(self.sk)
+            && !self.workload.quarantined()
+            && remembered(&self.workload, socket, packet, false)
+        {
+            return refused(Reason::Allowed);
+        }
         let verdict = judge(&self.workload, packet, self.flags(packet), self.index);
         if verdict.reason.allows() || self.is_known {
             return verdict;

@@ -14,7 +14,7 @@ use egress_warden_common::state::{COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::SOCKETS;
-use crate::memory::{ANY_PORT, forget_datagram, remember_counted, udp_reply};
+use crate::memory::{ANY_PORT, forget_datagram, remember_counted, remembered, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
@@ -48,13 +48,18 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
+    let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
     // judged, it is not.
+    if let Some(socket) = socket.as_deref_mut() {
+        socket.process = current_process();
+        if kind != SOCK_STREAM {
+            forget_datagram(socket);
+        }
+    }
     if kind != SOCK_STREAM {
-        forget_datagram(socket);
         return PROCEED;
     }
     // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
@@ -93,15 +98,23 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 
 #[inline(always)]
 fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
-    forget_datagram(socket.as_deref_mut());
+    let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
+    let port = port(ctx);
+    // SAFETY: a field of the program's context.
+    let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol as u8, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    if let Some(socket) = socket.as_deref_mut() {
+        forget_datagram(socket);
+        // Most datagrams go where the one before went. Should this one leave by loopback, egress judges that.
+        let packet = Packet { destination, protocol, port, ..NO_PACKET };
+        if !workload.quarantined() && remembered(&workload, socket, &packet, false) {
+            return PROCEED;
+        }
+        socket.process = current_process();
+    }
     // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
     if workload.is_audit() {
         return PROCEED;
     }
-    let port = port(ctx);
-    // SAFETY: a field of the program's context.
-    let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol as u8, (*ctx.sock_addr).__bindgen_anon_1.sk) };
     let reply = if udp_reply(sk.cast(), destination, port, ANY_PORT) { UDP_REPLY } else { 0 };
     let verdict = verdict(&workload, socket.as_deref(), destination, protocol, port, reply);
     if verdict.reason.allows() {
@@ -120,9 +133,9 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     REFUSE
 }
 
-/// Whose socket it is, and what is remembered with it; notes the process.
+/// Whose socket it is, and what is remembered with it.
 #[inline(always)]
-fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketState>)> {
+fn whose(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketState>)> {
     // SAFETY: a field of the program's context.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if sk.is_null() {
@@ -147,7 +160,6 @@ fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketSt
         // SAFETY: `sock_addr` is the program's context; the answer is the socket's namespace.
         socket.netns_cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     }
-    socket.process = current_process();
     Some((workload, Some(socket)))
 }
 

@@ -12,7 +12,8 @@ use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
 };
 use crate::shared::{
-    NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk,
+    LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge,
+    refused, walk,
 };
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
@@ -42,13 +43,18 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     if !unreadable.allows() {
         return refuse(&workload, socket, &packet, refused(unreadable), answers_caller);
     }
+    // SAFETY: a field of the program's context.
+    let interface = unsafe { (*skb).ifindex };
+    let on_loopback = interface == LOOPBACK_INTERFACE;
     let mut socket_flags = 0;
+    let mut known = false;
     if let Some(socket) = socket.as_deref_mut() {
+        known = remembered(&workload, socket, &packet, on_loopback);
         // A socket that begins a flow of its own is judged by destination, whatever it was before: the mark outlives
         // connect(AF_UNSPEC) and would otherwise open every destination.
         if packet.begins_tcp() {
             socket.flags &= !SOCKET_INBOUND;
-        } else if !workload.quarantined() && remembered(&workload, socket, &packet) {
+        } else if known && !on_loopback && !workload.quarantined() {
             return PASS;
         }
         socket_flags = workload.flags_of(socket);
@@ -56,13 +62,11 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     if packet.protocol == IPPROTO_UDP && udp_reply(sk, packet.destination, packet.port, packet.source_port) {
         socket_flags |= UDP_REPLY;
     }
-    // SAFETY: a field of the program's context.
-    let interface = unsafe { (*skb).ifindex };
     let verdict = judge(&workload, &packet, socket_flags, interface);
     if matches!(verdict.reason, Reason::Allowed) {
-        // A listener answers many callers, on several processors at once: nothing of it is worth remembering.
-        if !answers_caller {
-            remember(&workload, socket, &packet, &verdict);
+        // A listener answers many callers: nothing of it is worth remembering.
+        if !known && !answers_caller {
+            remember(&workload, socket, &packet, &verdict, on_loopback);
         }
         return PASS;
     }
