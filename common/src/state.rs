@@ -118,7 +118,7 @@ pub struct Process {
 pub struct SocketState {
     /// Slot of the workload plus 1; 0 where not yet known.
     pub slot: u32,
-    /// [`SOCKET_INBOUND`], [`SOCKET_TCP`].
+    /// [`SOCKET_INBOUND`], [`SOCKET_TCP`], [`SOCKET_SERVICE`].
     pub flags: u32,
     /// Cookie of the network namespace that it was made in; 0 where not known.
     pub netns_cookie: u64,
@@ -158,6 +158,8 @@ pub const COUNTED_DATAGRAM: u8 = 2;
 pub const SOCKET_INBOUND: u32 = 1;
 /// A TCP socket: it sends under its own lock, so what is remembered with it is never half-written when it is read.
 pub const SOCKET_TCP: u32 = 2;
+/// The destination last allowed is the backend of a service that the policy allows, and not allowed itself.
+pub const SOCKET_SERVICE: u32 = 4;
 
 /// A UDP flow that began outside.
 #[derive(Clone, Copy, Debug, Default)]

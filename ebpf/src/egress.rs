@@ -8,11 +8,13 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_UDP, Reason};
 use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 
+use crate::backends::judge_service;
 use crate::memory::{
-    already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
+    already_counted, datagram_counted, mark_service, remember, remember_counted, remembered, stored,
+    udp_reply,
 };
 use crate::shared::{
-    NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk,
+    NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge_itself, refused, walk,
 };
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
@@ -58,10 +60,14 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     }
     // SAFETY: a field of the program's context.
     let interface = unsafe { (*skb).ifindex };
-    let verdict = judge(&workload, &packet, socket_flags, interface);
+    let mut verdict = judge_itself(&workload, &packet, socket_flags, interface);
+    let by_service = judge_service(&workload, &packet, sk, interface, &mut verdict);
     if matches!(verdict.reason, Reason::Allowed) {
         // A listener answers many callers, on several processors at once: nothing of it is worth remembering.
         if !answers_caller {
+            if let Some(socket) = socket.as_deref_mut() {
+                mark_service(socket, by_service);
+            }
             remember(&workload, socket, &packet, &verdict);
         }
         return PASS;

@@ -7,8 +7,8 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{
-    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open,
-    udp_flow_set,
+    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_SERVICE, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows,
+    udp_flow_is_open, udp_flow_set,
 };
 use egress_warden_common::{Address, Protocol, Verdict};
 
@@ -33,7 +33,7 @@ pub(crate) fn stored(sk: *mut c_void) -> Option<&'static mut SocketState> {
 #[inline(always)]
 pub(crate) fn remembered(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
     packet.protocol == IPPROTO_TCP
-        && socket.flags & SOCKET_TCP != 0
+        && socket.flags & (SOCKET_TCP | SOCKET_SERVICE) == SOCKET_TCP
         && same_allowed(workload, socket, packet)
         && (socket.allowed_until == FOREVER || KernelClock.unix_seconds() < socket.allowed_until)
 }
@@ -44,6 +44,17 @@ fn same_allowed(workload: &Workload, socket: &SocketState, packet: &Packet) -> b
         && socket.allowed_port == packet.port
         && socket.allowed_protocol == packet.protocol
         && Address::from_bytes(socket.allowed) == packet.destination
+}
+
+/// Notes whether the destination was allowed by the service that it stands for. Then each packet is judged anew: the backstop
+/// looks at the table of such pairs, which has to learn that this one is still in use.
+#[inline(always)]
+pub(crate) fn mark_service(socket: &mut SocketState, by_service: bool) {
+    if by_service && socket.flags & SOCKET_TCP != 0 {
+        socket.flags |= SOCKET_SERVICE;
+    } else if socket.flags & SOCKET_SERVICE != 0 {
+        socket.flags &= !SOCKET_SERVICE;
+    }
 }
 
 #[inline(always)]
