@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod backend;
 pub mod decide;
 pub mod limits;
 pub mod link;

@@ -47,5 +47,13 @@ pub const UDP_FLOW_SETS: usize = 128;
 pub const UDP_FLOW_WAYS: usize = 4;
 /// How long an inbound UDP datagram may be answered.
 pub const UDP_FLOW_NS: u64 = 60_000_000_000;
+/// Backends that are remembered of one workload: sets times ways.
+pub const BACKEND_SETS: usize = 64;
+/// Ways of a set.
+pub const BACKEND_WAYS: usize = 4;
+/// How long a backend counts after it was last seen to stand for its service.
+pub const BACKEND_NS: u64 = 60_000_000_000;
+/// How old what is remembered of a backend may become before it is written anew.
+pub const BACKEND_REFRESH_NS: u64 = 1_000_000_000;
 /// IPv6 extension headers that are walked; a longer chain is refused.
 pub const MAX_EXTENSION_HEADERS: usize = 8;

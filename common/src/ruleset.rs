@@ -78,16 +78,20 @@ pub trait Words {
 
     /// [`search`] over these words.
     #[inline(always)]
-    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> Option<u32> {
+    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
         search(self, position, length, stride, key)
     }
 }
 
-/// Word index of the last of `length` sorted elements from word `position` on whose key is not above `key`; `None` where a
-/// word cannot be read. The kernel does this in a function that the verifier checks by itself: walked on every path that
+/// What [`search`] gives where a word cannot be read. (A number and not an `Option`: the compiler reads the absent half of
+/// one before it looks which half there is.)
+pub const NOT_FOUND: u32 = u32::MAX;
+
+/// Word index of the last of `length` sorted elements from word `position` on whose key is not above `key`, or
+/// [`NOT_FOUND`]. The kernel does this in a function that the verifier checks by itself: walked on every path that
 /// leads there, the loop cost it 270,000 instructions.
 #[inline(always)]
-pub fn search<W>(words: &W, position: u32, length: u32, stride: u32, key: Address) -> Option<u32>
+pub fn search<W>(words: &W, position: u32, length: u32, stride: u32, key: Address) -> u32
 where
     W: Words + ?Sized,
 {
@@ -97,7 +101,7 @@ where
             break;
         }
     }
-    if !search.failed && search.length <= 1 { Some(search.position) } else { None }
+    if !search.failed && search.length <= 1 { search.position } else { NOT_FOUND }
 }
 
 /// A binary search over sorted elements: the last one whose key is not above the one sought.
@@ -162,15 +166,31 @@ impl Words for [u64] {
     }
 }
 
-/// What covers an address.
+/// What covers an address, as it stands in the ruleset. (Not an enumeration of the three kinds: the compiler reads the absent
+/// content of one before it looks which kind it is, and the verifier refuses that.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Nothing.
-    None,
-    /// A refusal, by this rule.
-    Deny(u32),
-    /// A run of intervals: index of the first word, number of intervals.
-    Intervals(u32, u32),
+pub struct Class(u64);
+
+impl Class {
+    /// [`CLASS_INTERVALS`], [`CLASS_DENY`], or anything else where nothing covers it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(self) -> u64 {
+        self.0 >> 56
+    }
+
+    /// The rule that refuses it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The number of intervals, and which one is the first.
+    #[inline(always)]
+    const fn run(self) -> (u32, u32) {
+        ((self.0 >> 32) as u32 & 0x00ff_ffff, self.0 as u32)
+    }
 }
 
 /// What covers a protocol and port inside a class.
@@ -233,16 +253,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         if class >= count {
             return None;
         }
-        let word = self.word(offset.wrapping_add(class))?;
-        Some(match word >> 56 {
-            CLASS_INTERVALS => {
-                let (intervals, _) = self.part(INTERVALS)?;
-                let first = intervals.wrapping_add((word as u32).wrapping_mul(INTERVAL_WORDS));
-                Class::Intervals(first, (word >> 32) as u32 & 0x00ff_ffff)
-            }
-            CLASS_DENY => Class::Deny(word as u32),
-            _ => Class::None,
-        })
+        Some(Class(self.word(offset.wrapping_add(class))?))
     }
 
     #[inline(always)]
@@ -252,20 +263,30 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
             None => (V6, V6_WORDS, address),
         };
         let (offset, length) = self.part(part)?;
-        let found = self.words.search(self.base.wrapping_add(offset), length, stride, key)?;
+        let found = self.words.search(self.base.wrapping_add(offset), length, stride, key);
+        if found == NOT_FOUND {
+            return None;
+        }
         // The class stands in the element's last word.
         Some(self.words.word(found.wrapping_add(stride - 1))? as u32)
     }
 
-    /// What covers this protocol and port among `count` intervals from word `first` on; `None` where the ruleset
-    /// cannot be read. `port` is the type for ICMP.
+    /// What covers this protocol and port among the intervals of a class; `None` where the ruleset cannot be read. `port` is
+    /// the type for ICMP.
     #[inline(always)]
     #[must_use]
-    pub fn covering(&self, first: u32, count: u32, protocol: u8, port: u16) -> Option<Covering> {
+    pub fn covering(&self, class: Class, protocol: u8, port: u16) -> Option<Covering> {
+        let (count, index) = class.run();
+        let (intervals, _) = self.part(INTERVALS)?;
+        let first = intervals.wrapping_add(index.wrapping_mul(INTERVAL_WORDS));
         let key = interval_key(protocol, port);
         let wanted = Address { high: 0, low: u64::from(key) };
         let at = self.base.wrapping_add(first);
-        let position = self.words.search(at, count, INTERVAL_WORDS, wanted)?.wrapping_sub(self.base);
+        let found = self.words.search(at, count, INTERVAL_WORDS, wanted);
+        if found == NOT_FOUND {
+            return None;
+        }
+        let position = found.wrapping_sub(self.base);
         let found = self.word(position)?;
         let rule = self.word(position.wrapping_add(1))? as u32;
         let same_protocol = (found >> 48) as u8 == protocol;

@@ -160,9 +160,17 @@ pub struct Approved {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// 1 when it is the way over the loopback interface that is allowed, else 0.
-    pub loopback: u8,
+    /// By which way: [`WAY_UPLINK`], [`WAY_LOOPBACK`], [`WAY_SERVICE`].
+    pub way: u8,
 }
+
+/// [`Approved::way`]: out of the network namespace.
+pub const WAY_UPLINK: u8 = 0;
+/// [`Approved::way`]: over the loopback interface.
+pub const WAY_LOOPBACK: u8 = 1;
+/// [`Approved::way`]: to what stands behind a service's address. Each packet is judged anew then: the backstop looks at the
+/// table of such pairs, which has to learn that this one is still in use.
+pub const WAY_SERVICE: u8 = 2;
 
 /// [`SocketState::counted_valid`]: a flow to the destination was counted.
 pub const COUNTED_FLOW: u8 = 1;

@@ -11,7 +11,7 @@ use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
 use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
-use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, note_key};
+use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
 use crate::maps::INTERFACES;
@@ -195,7 +195,7 @@ impl Sender {
         // What egress found allowed a moment ago, for this very destination, is: it would be judged by the same ruleset.
         if let Some(socket) = stored(self.sk)
             && !self.workload.quarantined()
-            && remembered(&self.workload, socket, packet, false)
+            && remembered(&self.workload, socket, packet, WAY_UPLINK)
         {
             return refused(Reason::Allowed);
         }

@@ -8,6 +8,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros hand over the context by value")]
 
 mod atomic;
+mod backends;
 mod backstop;
 mod cgroups;
 mod connect;
@@ -16,6 +17,7 @@ mod ingress;
 mod maps;
 mod memory;
 mod notes;
+mod rewritten;
 mod rules;
 mod shared;
 mod socket;

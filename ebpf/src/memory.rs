@@ -28,16 +28,10 @@ pub(crate) fn stored(sk: *mut c_void) -> Option<&'static mut SocketState> {
 
 /// Was this destination allowed to this socket before, on this way and by the ruleset that is still in force?
 #[inline(always)]
-pub(crate) fn remembered(
-    workload: &Workload,
-    socket: &mut SocketState,
-    packet: &Packet,
-    on_loopback: bool,
-) -> bool {
+pub(crate) fn remembered(workload: &Workload, socket: &mut SocketState, packet: &Packet, way: u8) -> bool {
     let whose = u64::from(workload.binding.serial) << 32 | u64::from(workload.slot);
-    let loopback = u32::from(on_loopback);
     // SAFETY: the socket's storage, and a packet on the program's stack.
-    unsafe { fits_approved(socket, packet, workload.generation, whose, loopback) != 0 }
+    unsafe { fits_approved(socket, packet, workload.generation, whose, way.into()) != 0 }
 }
 
 // Checked by the verifier once, by itself: see `shared`.
@@ -48,7 +42,7 @@ unsafe extern "C" fn fits_approved(
     packet: *const Packet,
     generation: u32,
     whose: u64,
-    loopback: u32,
+    way: u32,
 ) -> u32 {
     // SAFETY: the verifier checked the sizes of what they point at.
     let (Some(socket), Some(packet)) = (unsafe { socket.as_mut() }, unsafe { packet.as_ref() }) else {
@@ -59,7 +53,7 @@ unsafe extern "C" fn fits_approved(
             && u64::from(approved.serial) << 32 | u64::from(approved.slot) == whose
             && approved.port == packet.port
             && approved.protocol == packet.protocol
-            && u32::from(approved.loopback) == loopback
+            && u32::from(approved.way) == way
             && Address::from_bytes(approved.destination) == packet.destination
             && (approved.until == FOREVER || KernelClock.unix_seconds() < approved.until)
     };
@@ -92,7 +86,7 @@ fn turn_of(approved: *mut Approved) -> u64 {
     unsafe { atomic::add(&raw mut (*approved).turn, 0) }
 }
 
-/// Remembers a destination that was not remembered and is allowed, and counts the flow. Where another processor is at it,
+/// Remembers that this destination is allowed, and counts the flow if it is a new one. Where another processor is at it,
 /// that one's destination is kept.
 #[inline(always)]
 pub(crate) fn remember(
@@ -100,9 +94,12 @@ pub(crate) fn remember(
     socket: Option<&mut SocketState>,
     packet: &Packet,
     verdict: &Verdict,
-    on_loopback: bool,
+    way: u8,
 ) {
     if let Some(socket) = socket {
+        if remembered(workload, socket, packet, way) {
+            return;
+        }
         let approved = &raw mut socket.approved;
         let turn = turn_of(approved);
         // SAFETY: an aligned field of the socket's storage.
@@ -115,7 +112,7 @@ pub(crate) fn remember(
             approved.slot = workload.slot;
             approved.port = packet.port;
             approved.protocol = packet.protocol;
-            approved.loopback = u8::from(on_loopback);
+            approved.way = way;
             // SAFETY: see above.
             unsafe { atomic::add(&raw mut approved.turn, 1) };
         }

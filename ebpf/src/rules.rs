@@ -17,24 +17,18 @@ impl Words for KernelWords {
     }
 
     #[inline(always)]
-    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> Option<u32> {
+    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
         let run = u64::from(position) << 32 | u64::from(length);
         // SAFETY: takes numbers.
-        let found = unsafe { search_words(run, stride, key.high, key.low) };
-        if found == NOT_FOUND { None } else { Some(found as u32) }
+        unsafe { search_words(run, stride, key.high, key.low) }
     }
 }
-
-const NOT_FOUND: u64 = u64::MAX;
 
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn search_words(run: u64, stride: u32, high: u64, low: u64) -> u64 {
-    match search(&KernelWords, (run >> 32) as u32, run as u32, stride, Address { high, low }) {
-        Some(position) => position.into(),
-        None => NOT_FOUND,
-    }
+unsafe extern "C" fn search_words(run: u64, stride: u32, high: u64, low: u64) -> u32 {
+    search(&KernelWords, (run >> 32) as u32, run as u32, stride, Address { high, low })
 }
 
 /// Boot time plus the offset that the agent tells.

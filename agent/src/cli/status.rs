@@ -80,9 +80,13 @@ fn text(status: &Status) -> String {
 
 /// Another program, in words.
 fn also(other: &OtherProgram) -> String {
-    let OtherProgram { path, hook, id, name, exclusive } = other;
+    let OtherProgram { path, hook, id, name, exclusive, followed } = other;
     let name = if name.is_empty() { "a program without name" } else { name };
-    let end = if *exclusive { ", without the multi flag: nothing below can be enforced anew" } else { "" };
+    let end = match (*exclusive, *followed) {
+        (true, _) => ", without the multi flag: nothing below can be enforced anew",
+        (false, true) => ", may rewrite addresses: calls are judged behind it",
+        (false, false) => "",
+    };
     format!("{}: {hook}: {name} (id {id}){end}", path.display())
 }
 

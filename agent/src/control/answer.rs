@@ -106,6 +106,7 @@ fn other(other: &kernel::OtherProgram) -> OtherProgram {
         id: other.id,
         name: other.name.clone(),
         exclusive: other.exclusive,
+        followed: other.followed,
     }
 }
 

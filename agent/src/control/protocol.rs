@@ -196,6 +196,9 @@ pub struct OtherProgram {
     pub name: String,
     /// Was it attached without the multi flag, so that nothing further can be attached below?
     pub exclusive: bool,
+    /// May it rewrite addresses, and do programs of the agent see what becomes of them?
+    #[serde(default)]
+    pub followed: bool,
 }
 
 /// Where the rules come from.

@@ -218,6 +218,7 @@ impl Reconciler {
         member.baseline = NO_COUNTS;
         member.effective = Some(effective);
         self.members.insert(cgroup, member);
+        self.follow_rewriters_of(cgroup);
     }
 
     fn failed(&mut self, workload: Workload, reason: String) {

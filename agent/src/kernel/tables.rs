@@ -1,10 +1,11 @@
 //! Entries of the maps, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{IterableMap, MapData, MapError};
+use egress_warden_common::backend::{Backend, Backends};
 use egress_warden_common::limits::RECORDS_BYTES;
 use egress_warden_common::state::{Interface, LocalKey, RefusedKey, State};
 use memmap2::MmapOptions;
@@ -61,6 +62,22 @@ impl Maps {
     pub(super) fn listed_interfaces(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
         let listed = self.interfaces.iter().map(|entry| entry.map(|(index, interface)| (index, interface.0)));
         listed.collect::<Result<_, _>>().map_err(KernelError::map("INTERFACES"))
+    }
+
+    /// Tells the programs that calls of this slot's workload may be rewritten. What was noted before this counts no more.
+    pub(super) fn add_backends(&mut self, slot: u32, epoch: u64) -> Result<(), KernelError> {
+        let empty = Backends { epoch, sets: [[Backend::default(); _]; _] };
+        let done = self.backends.insert(slot, Wire(empty), 0);
+        done.map_err(|error| full_or(error, self.backends.map(), "BACKENDS"))
+    }
+
+    pub(super) fn remove_backends(&mut self, slot: u32) -> Result<(), KernelError> {
+        gone(self.backends.remove(&slot)).map_err(KernelError::map("BACKENDS"))
+    }
+
+    /// The slots whose workloads have a table of backends.
+    pub(super) fn listed_backends(&self) -> Result<BTreeSet<u32>, KernelError> {
+        self.backends.keys().collect::<Result<_, _>>().map_err(KernelError::map("BACKENDS"))
     }
 
     /// The refused destinations of all workloads, with the number of attempts.

@@ -71,11 +71,17 @@ impl Drop for Bpffs {
 
 /// A policy with these entries, as the kernel reads it.
 pub(crate) fn words(entries: &str) -> Result<Vec<u64>> {
+    words_with(entries, "")
+}
+
+/// The same with further lines of the policy's.
+pub(crate) fn words_with(entries: &str, more: &str) -> Result<Vec<u64>> {
     let directory = tempfile::tempdir()?;
+    let mode = if more.contains("mode:") { "" } else { "  mode: enforce\n" };
     let text = format!(
         "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: open}}\nspec:\n  to:\n{entries}\n---\n\
          apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {{name: test}}\nspec:\n  \
-         select: {{all: true}}\n  mode: enforce\n  raw: [udp]\n  allow: [open]\n"
+         select: {{all: true}}\n{mode}  raw: [udp]\n  allow: [open]\n{more}"
     );
     fs::write(directory.path().join("test.yaml"), text)?;
     let set = allowlist::load(&[directory.path().to_owned()]).map_err(|errors| anyhow!("{errors:?}"))?;

@@ -22,17 +22,19 @@ use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
 /// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 13] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
     "WORDS",
     "LOCALS",
     "INTERFACES",
+    "BACKENDS",
     "REFUSED",
     "RECORDS",
     "CLOCK",
     "SOCKETS",
+    "NAMED",
     "UDP_FLOWS",
 ];
 
@@ -93,6 +95,7 @@ impl Node {
         self.adopt_slots(&listed)?;
         let taken: BTreeSet<u32> = self.workloads.values().map(|bound| bound.slot).collect();
         self.adopt_backstops(|slot| taken.contains(&slot))?;
+        self.adopt_rewriters(|slot| taken.contains(&slot))?;
         let kept: BTreeSet<u64> = self.workloads.keys().copied().collect();
         for cgroup in linked.iter().filter(|cgroup| !kept.contains(cgroup)) {
             self.directory.remove_links(*cgroup)?;

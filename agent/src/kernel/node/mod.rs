@@ -15,6 +15,7 @@ mod link;
 mod programs;
 mod read;
 mod regions;
+mod rewriters;
 mod slots;
 mod tc;
 mod watch;
@@ -238,6 +239,7 @@ impl Node {
         let slot = self.slot(cgroup_id)?;
         // First: what it guards would otherwise be judged by a policy that is gone, which refuses everything.
         self.clear_backstop(slot)?;
+        self.maps.remove_backends(slot)?;
         self.directory.remove_links(cgroup_id)?;
         self.maps.unlist_workload(cgroup_id)?;
         let binding = self.maps.bindings.get(slot)?;
