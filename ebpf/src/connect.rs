@@ -13,6 +13,7 @@ use egress_warden_common::socket::SOCK_STREAM;
 use egress_warden_common::state::{COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
 use egress_warden_common::{Address, Verdict};
 
+use crate::kept::chose_anew;
 use crate::maps::SOCKETS;
 use crate::memory::{ANY_PORT, forget_datagram, remember_counted, remembered, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
@@ -49,6 +50,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
+    chose_anew(socket.as_deref_mut());
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are

@@ -13,6 +13,7 @@ mod cgroups;
 mod connect;
 mod egress;
 mod ingress;
+mod kept;
 mod maps;
 mod memory;
 mod notes;

@@ -13,6 +13,8 @@ mod bad_edits;
 mod churn;
 #[path = "agent/contained.rs"]
 mod contained;
+#[path = "agent/existing.rs"]
+mod existing;
 #[path = "agent/figures.rs"]
 mod figures;
 #[path = "agent/hostile.rs"]

@@ -13,6 +13,8 @@ mod backstop;
 mod before;
 #[path = "node/figures.rs"]
 mod figures;
+#[path = "node/older.rs"]
+mod older;
 #[path = "node/release.rs"]
 mod release;
 #[path = "node/rulesets.rs"]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod existing;
 mod follow;
 mod handle;
 mod member;

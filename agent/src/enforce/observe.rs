@@ -36,6 +36,7 @@ impl Reconciler {
             policies: self.policies(),
             quarantines: self.totals.quarantines(),
             would_quarantine: self.would_quarantine(),
+            older: self.totals.older,
             enforcement_delay: self.delays.clone(),
             unenforced_seconds: self.unenforced_seconds(),
             reload: self.reload.clone(),

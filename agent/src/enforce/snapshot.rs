@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use egress_warden_common::state::State;
 
+use super::totals::Older;
 use crate::allowlist::Action;
 use crate::kernel::OtherProgram;
 use crate::policy::Mode;
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub quarantines: Vec<QuarantineTotal>,
     /// Audit: how often a policy would have quarantined.
     pub would_quarantine: Vec<(String, u64)>,
+    /// What became of connections older than the attach.
+    pub older: Older,
     /// How long from a cgroup's creation to its enforcement.
     pub enforcement_delay: Delays,
     /// Seconds that selected workloads existed without enforcement, summed.

@@ -147,7 +147,11 @@ pub(super) fn load_object(
         .map_max_entries("REFUSED", sizes.refused_destinations);
     if pins.is_empty() {
         // Nobody reads or writes them where nothing outlives the caller.
-        loader.map_max_entries("CGROUPS", 4096).map_max_entries("INTERFACES", 1);
+        loader
+            .map_max_entries("CGROUPS", 4096)
+            .map_max_entries("INTERFACES", 1)
+            // Nothing is older than a command's enforcement.
+            .map_max_entries("KEPT", 1);
     }
     for (map, pin) in pins {
         loader.map_pin_path(map, pin.clone());

@@ -83,6 +83,9 @@ catalogue! {
     WOULD_QUARANTINE = "would_quarantine_total", Counter, &["policy"], "quarantines",
         "Workloads in audit that enforce would have put into quarantine.",
         "from zero, for every policy in force; for former policies once not zero";
+    EXISTING = "existing_connections_total", Counter, &["outcome"], "connections",
+        "Connections older than the enforcement of their workload under `existing: keep` or `cut`: kept, cut, or judged because there was no room to keep them.",
+        "always";
     QUARANTINED = "quarantined", Gauge, workload_labels!(), "0 or 1",
         "Whether the workload is in quarantine.",
         "while the workload is there";

@@ -213,6 +213,9 @@ fn workloads(page: &mut Page, snapshot: &Snapshot) {
     }
     page.series(&metric::WORKLOADS, selected);
     page.series(&metric::WORKLOAD_TIER, tiers);
+    let older = snapshot.older;
+    let older = [("kept", older.kept), ("cut", older.cut), ("judged", older.judged)];
+    page.series(&metric::EXISTING, older.map(|(outcome, count)| (labels([outcome]), count)));
     page.family(&metric::ENFORCEMENT_DELAY, vec![delays(&snapshot.enforcement_delay)]);
     page.one(&metric::UNENFORCED, &[], snapshot.unenforced_seconds);
     page.one(&metric::READY, &[], truth(snapshot.ready.is_ok()));

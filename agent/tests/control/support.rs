@@ -13,6 +13,7 @@ use egress_warden::control::Server;
 use egress_warden::enforce::snapshot::{
     Delays, PolicyStatus, QuarantineStatus, Reload, RulesFrom, Tier, WorkloadStatus,
 };
+use egress_warden::enforce::totals::Older;
 use egress_warden::enforce::{Handle, Refusal, Request, Snapshot};
 use egress_warden::policy::Mode;
 use egress_warden::quarantine::history::{Entry, What};
@@ -238,6 +239,7 @@ pub(crate) fn node(workloads: Vec<WorkloadStatus>) -> Snapshot {
         }],
         node_violations: Vec::new(),
         quarantines: Vec::new(),
+        older: Older::default(),
         would_quarantine: Vec::new(),
         enforcement_delay: Delays::default(),
         unenforced_seconds: 0.0,
