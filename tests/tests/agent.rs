@@ -33,6 +33,8 @@ mod overflow;
 mod quarantined;
 #[path = "agent/raw.rs"]
 mod raw;
+#[path = "agent/reach.rs"]
+mod reach;
 #[path = "agent/reload.rs"]
 mod reload;
 #[path = "agent/selftest.rs"]

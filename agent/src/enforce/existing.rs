@@ -5,6 +5,7 @@
 //! nothing of it passes but the reset that tells its far end. What cannot be listed is judged like everything else.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use egress_warden_common::Route;
@@ -104,19 +105,23 @@ impl Reconciler {
     }
 
     fn cut_older(&mut self, cgroup: u64, sockets: HashSet<u64>) {
-        let Some(member) = self.members.get(&cgroup).filter(|_| !sockets.is_empty()) else { return };
-        let workload = member.workload.label();
-        let begun = open(&self.mount, &member.workload).and_then(|directory| {
-            let judge = Box::new(move |connection: &Connection| sockets.contains(&connection.cookie));
-            self.quarantines.cut_older(cgroup, workload.clone(), directory.into(), judge)
-        });
-        match begun {
-            Ok(number) => drop(self.cutting.insert(number, cgroup)),
-            Err(error) => {
-                error!(workload, %error, "its older connections are not ended, but judged");
-                self.forget_older(cgroup, How::Ends);
-            }
+        if sockets.is_empty() {
+            return;
         }
+        if let Err(error) = self.begin_cut(cgroup, sockets) {
+            error!(cgroup, %error, "older connections are not ended, but judged");
+            self.forget_older(cgroup, How::Ends);
+        }
+    }
+
+    fn begin_cut(&mut self, cgroup: u64, sockets: HashSet<u64>) -> io::Result<()> {
+        let Some(member) = self.members.get(&cgroup) else { return Ok(()) };
+        let directory = open(&self.mount, &member.workload)?;
+        let judge = Box::new(move |connection: &Connection| sockets.contains(&connection.cookie));
+        let workload = member.workload.label();
+        let number = self.quarantines.cut_older(cgroup, workload, directory.into(), judge)?;
+        self.cutting.insert(number, cgroup);
+        Ok(())
     }
 
     /// Connections were ended. Tells whether they were older ones, and no quarantine's.
@@ -147,7 +152,15 @@ impl Reconciler {
     /// What an earlier agent wrote down to be cut and did not see to its end.
     pub(super) fn finish_older(&mut self) {
         for cgroup in std::mem::take(&mut self.unfinished_older) {
-            self.cut_older(cgroup, self.node.older(cgroup, How::Ends));
+            match self.begin_cut(cgroup, self.node.older(cgroup, How::Ends)) {
+                // Where it is may be heard of later only. If it is gone it is let go, and is no member any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.unfinished_older.push(cgroup),
+                Err(error) => {
+                    error!(cgroup, %error, "older connections are not ended, but judged");
+                    self.forget_older(cgroup, How::Ends);
+                }
+                Ok(()) => {}
+            }
         }
     }
 

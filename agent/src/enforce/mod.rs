@@ -10,6 +10,7 @@ mod member;
 mod network;
 mod observe;
 mod others;
+mod reach;
 pub mod reconciler;
 pub mod rules;
 pub mod saved;

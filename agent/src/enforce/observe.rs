@@ -68,6 +68,7 @@ impl Reconciler {
             tier: if unmet.is_some() { Tier::Unenforced } else { self.tier(member) },
             interfaces: self.node.backstops(cgroup).map(|found| found.iter().map(interface).collect()),
             host_network: member.namespace.as_ref().is_some_and(|namespace| namespace.is_host),
+            reach: member.reach.clone(),
             enforced_since: member.enforced_since.filter(|_| unmet.is_none()),
             failure: member.failure.as_ref().map(|(reason, _)| reason.clone()).or(unmet),
             quarantine: self.quarantines.status(cgroup),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use egress_warden_common::state::State;
@@ -14,6 +15,7 @@ use super::existing::AtAttach;
 use super::follow::Asked;
 use super::member::{Member, open, under};
 use super::others::Others;
+use super::reach::Looks;
 use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
@@ -23,6 +25,7 @@ use crate::kernel::node::How;
 use crate::kernel::{Adopted, Node};
 use crate::quarantine::Quarantines;
 use crate::quarantine::actions::Kernel;
+use crate::reach::Look;
 use crate::selftest::LastSelftest;
 use crate::workload::{Change, Workload};
 
@@ -54,6 +57,8 @@ pub struct Reconciler {
     pub(super) detached: bool,
     /// Other people's programs, as they were seen last.
     pub(super) others: Others,
+    /// Who looks at what workloads have in reach.
+    pub(super) reach: Looks,
     /// A ruleset that the kernel did not take when the policies changed.
     pub(super) behind: Option<String>,
     /// Which cgroups cannot be looked at, and why.
@@ -71,6 +76,7 @@ impl Reconciler {
         mount: PathBuf,
         quarantines: Quarantines<Kernel>,
         saved: Saved,
+        looks: Sender<Look>,
     ) -> Self {
         let reload = Reload {
             at: SystemTime::now(),
@@ -96,6 +102,7 @@ impl Reconciler {
             detached: false,
             behind: None,
             others: Others::default(),
+            reach: Looks::new(looks),
             unseen: None,
             saved,
             selftest: LastSelftest::default(),
@@ -341,6 +348,7 @@ impl Reconciler {
     pub fn tick(&mut self) {
         self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
         self.look_for_others();
+        self.look_around();
         self.retry();
         self.look_for_quarantines();
         self.finish();

@@ -9,6 +9,7 @@ use super::totals::Older;
 use crate::allowlist::Action;
 use crate::kernel::OtherProgram;
 use crate::policy::Mode;
+use crate::reach::Reach;
 use crate::selftest::LastSelftest;
 use crate::workload::Pod;
 
@@ -70,6 +71,8 @@ pub struct WorkloadStatus {
     pub interfaces: Option<Vec<InterfaceStatus>>,
     /// Is its network namespace the host's?
     pub host_network: bool,
+    /// What it has in reach by which packets leave unjudged; `None` while nobody has looked.
+    pub reach: Option<Reach>,
     /// Since when; `None` where it is not enforced.
     pub enforced_since: Option<SystemTime>,
     /// Why it is not enforced.

@@ -95,6 +95,9 @@ catalogue! {
     WORKLOAD_TIER = "workload_tier", Gauge, &["tier"], "workloads",
         "Workloads by how well they are protected.",
         "always";
+    EXPOSED = "workloads_exposed", Gauge, &["by"], "workloads",
+        "Workloads that have in reach by which packets leave unjudged: capabilities in the host's network namespace, RDMA or passed-through devices.",
+        "always";
     ENFORCEMENT_DELAY = "enforcement_delay_seconds", Histogram, &[], "seconds",
         "From the creation of a workload's cgroup to its enforcement.",
         "always";

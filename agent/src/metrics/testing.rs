@@ -34,6 +34,7 @@ pub(crate) fn workload(number: usize) -> WorkloadStatus {
         tier: Tier::Cgroup,
         interfaces: None,
         host_network: false,
+        reach: None,
         enforced_since: Some(UNIX_EPOCH),
         failure: None,
         quarantine: None,

@@ -156,6 +156,7 @@ impl Reconciler {
                 note(Asked::Detach);
                 drop(reply.send(Ok(2)));
             }
+            Request::Look(reply) => drop(reply.send(())),
             Request::Watch(reply) => drop(reply.send(self.events.subscribe())),
             Request::Selftest(reply) => drop(reply.send(Ok(selftest()))),
             // Asked by self-tests alone, which this one makes none of.
@@ -219,6 +220,7 @@ pub(crate) fn workload(path: &Path) -> WorkloadStatus {
         tier: Tier::Cgroup,
         interfaces: None,
         host_network: false,
+        reach: None,
         enforced_since: Some(then()),
         failure: None,
         quarantine: None,

@@ -1,12 +1,20 @@
 //! Connections that are older than the attach: `existing` in a policy.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use egress_warden::allowlist;
+use egress_warden::kernel::diag::{TCP_AND_UDP, connections};
+use egress_warden::kernel::node::{How, Node, NodeOptions, Older};
+use egress_warden::ruleset::compile;
 use egress_warden_tests::World;
+use egress_warden_tests::job::Allowlists;
 use egress_warden_tests::wait::{DEADLINE, until};
 
 use super::support::{Agent, Job, policy};
@@ -111,6 +119,40 @@ fn what_is_kept_goes_on_until_the_policy_takes_it_back() -> Result<()> {
     let refused = scene.agent.metric("violations_total", &["reason=\"port_not_allowed\""])?;
     assert!(refused > 0.0, "{refused}");
     Ok(())
+}
+
+/// An agent that was killed between the attach and the end of the connections left its marks in the kernel.
+#[test]
+fn a_cut_that_an_agent_did_not_finish_the_next_one_does() -> Result<()> {
+    let world = World::new(&["job", "outside"])?;
+    let far = echo(&world, world.host("outside").at(80))?;
+    let mut agent = Agent::new()?;
+    let cgroup = agent.workload_made("job")?;
+    let mut job = Job::start(world.host("job"), &cgroup, PROGRAM)?;
+    assert_eq!(job.line()?, "ready");
+    agent.write(&policy(agent.parent(), &[OPEN], &["existing: cut"]))?;
+    let directory = File::open(&cgroup)?;
+    let id = directory.metadata()?.ino();
+    {
+        let options = NodeOptions { bpffs: agent.path("bpf"), ..NodeOptions::default() };
+        let (mut node, _) = Node::open(&options)?;
+        let found = connections(directory.as_fd(), TCP_AND_UDP)?.connections;
+        assert_eq!(found.len(), 1, "{found:?}");
+        let older = Older { connections: &found, how: How::Ends };
+        node.enforce_beside(id, directory.as_fd(), &cgroup, &nothing()?, None, &older)?;
+    }
+    agent.start_within(world.router())?;
+    assert_eq!(far.recv_timeout(DEADLINE)?, Some(ErrorKind::ConnectionReset));
+    assert_eq!(job.ask("send")?, "ECONNABORTED");
+    agent.wait_metric("map_entries", &["map=\"kept\""], 0.0)?;
+    Ok(())
+}
+
+/// A ruleset that allows nothing.
+fn nothing() -> Result<Vec<u64>> {
+    let lists = Allowlists::new(&[], &[])?;
+    let set = allowlist::load(&[lists.path()]).map_err(|errors| anyhow!("{errors:?}"))?;
+    Ok(compile(&set.policy("job").context("no policy `job`")?)?.words)
 }
 
 #[test]
