@@ -187,13 +187,19 @@ fn only_the_very_socket_is_kept() -> Result<()> {
 #[test]
 fn segments_that_were_merged_on_the_wire_are_kept() -> Result<()> {
     Begun::new()?.with(|begun, mut node, _| {
-        let merge = "import socket,fcntl,ctypes,struct\nwanted=ctypes.create_string_buffer(struct.pack('II',0x2c,1))\n\
-                     asked=struct.pack('16sP16x',b'job',ctypes.addressof(wanted))\n\
-                     fcntl.ioctl(socket.socket(),0x8946,asked)";
-        begun.scene.world.router().run(["python3", "-c", merge])?;
-        // Segments leave one by one, or there would be nothing to merge.
-        let apart = merge.replace("0x2c", "0x1e").replace("b'job'", "b'eth0'");
-        begun.scene.world.host("job").run(["python3", "-c", &apart.replace(",1))", ",0))")])?;
+        // ETHTOOL_SGRO, ETHTOOL_STSO and ETHTOOL_SGSO: segments leave one by one, or there would be nothing to merge.
+        for (host, device, features) in [
+            (begun.scene.world.router(), "job", "(0x2c,1)"),
+            (begun.scene.world.host("job"), "eth0", "(0x2c,1),(0x1f,0),(0x24,0)"),
+        ] {
+            let set = format!(
+                "import socket,fcntl,ctypes,struct\nfor what in [{features}]:\n  \
+                 wanted=ctypes.create_string_buffer(struct.pack('II',*what))\n  \
+                 asked=struct.pack('16sP16x',b'{device}',ctypes.addressof(wanted))\n  \
+                 fcntl.ioctl(socket.socket(),0x8946,asked)"
+            );
+            host.run(["python3", "-c", &set])?;
+        }
         let id = begun.enforce(&mut node, &begun.kept())?;
         for flow in &mut begun.flows[..2] {
             assert_eq!(flow.ask("bulk")?, 0);

@@ -188,17 +188,17 @@ impl Scene {
     pub(crate) fn sender(&self, kind: &str, to: SocketAddr) -> Result<Sender> {
         let family = if to.is_ipv4() { "AF_INET" } else { "AF_INET6" };
         let program = format!(
-            "import socket,sys,ctypes\ns=socket.socket(socket.{family},socket.{kind})\nto=('{}',{})\ns.connect(to)\n\
+            "import socket,sys,ctypes\ns=socket.socket(socket.{family},socket.{kind})\nto=('{}',{})\ns.connect(to)\ns.settimeout(30)\n\
              for line in sys.stdin:\n  try:\n    \
              if 'anew' in line:\n      \
              if s.type==socket.SOCK_STREAM: ctypes.CDLL(None).connect(s.fileno(),bytes(16),16)\n      \
              s.connect(to)\n    \
-             more=1<<20 if 'bulk' in line else 1\n    s.settimeout(None)\n    sent=got=0\n    \
+             more=1<<20 if 'bulk' in line else 1\n    sent=got=0\n    \
              while got<more:\n      \
              if sent<more: sent+=s.send(b'x'*min(more-sent,1<<16))\n      \
              got+=len(s.recv(1<<16))\n    \
              print(0,flush=True)\n  \
-             except OSError as e: print(e.errno,flush=True)\n",
+             except OSError as e: print(e.errno or -1,flush=True)\n",
             to.ip(),
             to.port()
         );
