@@ -25,6 +25,10 @@ pub const MAX_INTERFACES: u32 = MAX_WORKLOADS * 2;
 pub const INTERFACE_WORKLOADS: usize = 4;
 /// Addresses of a namespace that stand beside its interface; the rest is looked up in the table of addresses.
 pub const INTERFACE_ADDRESSES: usize = 8;
+/// Flows that are older than the enforcement of their workload and are kept or about to be ended, over all workloads.
+pub const MAX_KEPT: u32 = 1 << 14;
+/// Those of one workload: no workload takes the places of all others.
+pub const KEPT_PER_WORKLOAD: usize = 1 << 12;
 /// Notes of an interface.
 pub const NOTES: usize = 256;
 /// How long a note counts.

@@ -183,6 +183,9 @@ pub const SOCKET_INBOUND: u32 = 1;
 /// A TCP socket: what it sends after a first packet belongs to the flow that this one began.
 pub const SOCKET_TCP: u32 = 2;
 
+/// connect was called on it since its workload is enforced: whatever it was connected with before, it chose anew.
+pub const SOCKET_CONNECTED: u32 = 4;
+
 /// A UDP flow that began outside.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -297,6 +300,42 @@ pub const fn note_counts(seen: u64, now: u64) -> bool {
     seen != 0 && seen != NOTE_BUSY && now.saturating_sub(seen) < NOTE_NS
 }
 
+/// Key of a flow that is older than the enforcement of its workload. By its addresses and not by its socket, because a
+/// packet has none any more where it was merged with others on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct KeptKey {
+    /// The workload's address, in network byte order.
+    pub local: [u8; 16],
+    /// The far end's address, in network byte order.
+    pub remote: [u8; 16],
+    /// Slot of the workload.
+    pub slot: u32,
+    /// The workload's port.
+    pub local_port: u16,
+    /// The far end's port.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// What is known of such a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Kept {
+    /// The kernel's number for its socket, never used twice.
+    pub cookie: u64,
+    /// [`KEPT_GOES_ON`] or [`KEPT_ENDS`].
+    pub how: u64,
+}
+
+/// [`Kept::how`]: it goes on although its destination is not allowed.
+pub const KEPT_GOES_ON: u64 = 0;
+/// [`Kept::how`]: it is about to be ended, and may tell its far end so.
+pub const KEPT_ENDS: u64 = 1;
+
 /// Key of the table of refused destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -396,6 +435,8 @@ const _: () = {
     assert!(size_of::<LocalKey>() == 24);
     assert!(size_of::<Note>() == 32);
     assert!(size_of::<Interface>() == 8344);
+    assert!(size_of::<KeptKey>() == 48);
+    assert!(size_of::<Kept>() == 16);
     assert!(size_of::<RefusedKey>() == 32);
     assert!(size_of::<Record>() == 88);
     assert!(size_of::<WallClock>() == 16);

@@ -14,6 +14,7 @@ use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IP
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
+use crate::kept::kept_on_wire;
 use crate::maps::INTERFACES;
 use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};
@@ -200,7 +201,13 @@ impl Sender {
             return refused(Reason::Allowed);
         }
         let verdict = judge(&self.workload, packet, self.flags(packet), self.index);
-        if verdict.reason.allows() || self.is_known {
+        if verdict.reason.allows() {
+            return verdict;
+        }
+        if kept_on_wire(self.skb, self.interface, &self.workload, self.is_known, packet, verdict.reason) {
+            return refused(Reason::Allowed);
+        }
+        if self.is_known {
             return verdict;
         }
         if self.answers(packet) && (!self.workload.quarantined() || is_node(packet.destination)) {

@@ -18,6 +18,7 @@ use egress_warden_common::state::{
 use egress_warden_common::{Address, Reason, Verdict};
 
 use crate::backends::backends;
+use crate::kept::chose_anew;
 use crate::maps::{NAMED, SOCKETS};
 use crate::memory::{ANY_PORT, forget_datagram, remember_counted, remembered, udp_reply};
 use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge_itself};
@@ -54,6 +55,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
+    chose_anew(socket.as_deref_mut());
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are

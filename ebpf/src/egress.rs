@@ -11,6 +11,7 @@ use egress_warden_common::state::{
 };
 
 use crate::backends::judge_service;
+use crate::kept::{Kept, kept_by_socket};
 use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
 };
@@ -77,8 +78,12 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     if verdict.reason.allows() {
         return PASS;
     }
+    let kept = kept_by_socket(skb, &workload, socket.as_deref(), &packet, verdict.reason);
+    if matches!(kept, Kept::GoesOn) {
+        return PASS;
+    }
     debug!(&ctx, "packet to port {} refused, reason {}", packet.port, verdict.reason as u8);
-    let answers_caller = answers_caller || is_reply(&packet, socket_flags);
+    let answers_caller = answers_caller || is_reply(&packet, socket_flags) || matches!(kept, Kept::Ends);
     refuse(&workload, socket, &packet, verdict, answers_caller)
 }
 

@@ -14,6 +14,7 @@ mod cgroups;
 mod connect;
 mod egress;
 mod ingress;
+mod kept;
 mod maps;
 mod memory;
 mod notes;

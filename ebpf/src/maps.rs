@@ -10,10 +10,11 @@ use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::backend::{Backends, Named};
 use egress_warden_common::limits::{
-    CGROUPS_BYTES, MAX_INTERFACES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
+    CGROUPS_BYTES, MAX_INTERFACES, MAX_KEPT, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS,
+    RECORDS_BYTES,
 };
 use egress_warden_common::state::{
-    Binding, Interface, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
+    Binding, Interface, Kept, KeptKey, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
 };
 
 /// Cgroup id to slot.
@@ -45,6 +46,10 @@ pub(crate) static INTERFACES: HashMap<u32, Interface> =
 #[map]
 pub(crate) static BACKENDS: HashMap<u32, Backends> =
     HashMap::with_max_entries(MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+
+/// Flows that are older than the enforcement of their workload.
+#[map]
+pub(crate) static KEPT: HashMap<KeptKey, Kept> = HashMap::with_max_entries(MAX_KEPT, BPF_F_NO_PREALLOC);
 
 /// Refused attempts by destination.
 #[map]

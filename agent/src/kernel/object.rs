@@ -150,7 +150,9 @@ pub(super) fn load_object(
         loader
             .map_max_entries("CGROUPS", 4096)
             .map_max_entries("INTERFACES", 1)
-            .map_max_entries("BACKENDS", 1);
+            .map_max_entries("BACKENDS", 1)
+            // Nothing is older than a command's enforcement.
+            .map_max_entries("KEPT", 1);
     }
     for (map, pin) in pins {
         loader.map_pin_path(map, pin.clone());

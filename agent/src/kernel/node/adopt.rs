@@ -22,7 +22,7 @@ use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
 /// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
@@ -30,6 +30,7 @@ const MAPS: [&str; 13] = [
     "LOCALS",
     "INTERFACES",
     "BACKENDS",
+    "KEPT",
     "REFUSED",
     "RECORDS",
     "CLOCK",
@@ -121,7 +122,7 @@ impl Node {
         for (cgroup, slot) in listed {
             if *slot < capacity && !owners.contains_key(slot) {
                 owners.insert(*slot, *cgroup);
-                self.workloads.insert(*cgroup, Bound { slot: *slot, locals: Vec::new(), backstops: None });
+                self.workloads.insert(*cgroup, Bound::new(*slot));
             } else {
                 self.maps.unlist_workload(*cgroup)?;
             }
@@ -135,6 +136,7 @@ impl Node {
         for key in self.maps.listed_locals()? {
             self.adopt_local(key, &owners)?;
         }
+        self.adopt_kept(&owners)?;
         self.maps.forget_refused(|slot| !owners.contains_key(&slot))?;
         self.slots = Slots::new(capacity, owners);
         Ok(())
