@@ -362,7 +362,7 @@ fn is_chatter(packet: &Packet) -> bool {
 }
 
 /// Does this packet go to the one that the socket is connected with? (Its own port may be given back already while its last
-/// packets are on their way.)
+/// packets are on their way; and a connection that was cut off has forgotten its peer by when the reset comes by here.)
 #[inline(always)]
 fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     if sk.is_null() {
@@ -371,7 +371,11 @@ fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     let full: *const bpf_sock = sk.cast();
     // SAFETY: fields of a full socket.
     unsafe {
-        if u16::from_be((*full).dst_port) != packet.port {
+        let port = u16::from_be((*full).dst_port);
+        if port == 0 {
+            return packet.protocol == IPPROTO_TCP && packet.tcp_flags & TCP_RST != 0;
+        }
+        if port != packet.port {
             return false;
         }
         match packet.destination.as_v4() {
