@@ -1,9 +1,10 @@
 //! Callers that nobody outside has sent: whoever is answered can be told anything.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use egress_warden_tests::job::outsider;
 
-use super::ground::{CALLS, Ground, OPEN, Wiring};
+use super::agent::Job;
+use super::ground::{CALLS, Ground, OPEN, Pod, Wiring};
 use super::way::Way;
 
 /// A datagram to everybody comes back to its sender as if it had come by `eth0`, and IP_TRANSPARENT, for which CAP_NET_RAW is
@@ -186,4 +187,50 @@ if how(lambda: accepted(False)) == 'ok':
         ..Way::DEFAULT
     }
     .try_on(&ground)
+}
+
+/// A socket that answered a caller and then begins a flow of its own: that is judged by where it goes, also when the place is
+/// closed later.
+#[test]
+fn a_server_that_turns_to_an_allowed_place() -> Result<()> {
+    for version in [4, 6] {
+        let ground = Ground::with(Wiring::Routed, OPEN)?;
+        let _caller = outsider(ground.world.host("allowed"), CALLS)?;
+        let sink = "
+taken = [listen('', 80, family) for family in [socket.AF_INET, socket.AF_INET6]]
+say('ready')
+wait()";
+        let mut sink = outsider(ground.world.host("allowed"), sink)?;
+        sink.expect("ready")?;
+        let way = Way {
+            program: "
+server = listen('', 7000, FAMILY)
+made, _ = server.accept()
+disconnect(made)
+made.connect((ALLOWED, 80))
+say('turned')
+wait()
+made.send(MARK)
+say('sent')
+wait()",
+            frames: [1, 0],
+            counted: &[("not_allowlisted", 1)],
+            ..Way::DEFAULT
+        };
+        let turned = [Pod::Enforced, Pod::Audited].map(|pod| -> Result<_> {
+            let mark = format!("turned: {}, IPv{version}", pod.name());
+            let program = way.program(&ground, pod, version, &mark)?;
+            let mut job = Job::start(ground.host(pod), &ground.cgroup(pod), &program)?;
+            ensure!(job.line()? == "turned");
+            Ok((pod, mark, job))
+        });
+        ground.open_instead("{cidrs: [10.99.0.0/16], why: nobody here}")?;
+        for one in turned {
+            let (pod, mark, mut job) = one?;
+            let before = ground.counts(pod)?;
+            ensure!(job.ask("")? == "sent");
+            way.judge(&ground, pod, mark.as_bytes(), version, &before).with_context(|| format!("{pod:?}"))?;
+        }
+    }
+    Ok(())
 }

@@ -98,6 +98,21 @@ impl Ground {
         Ok(ground)
     }
 
+    /// Has the policies open this instead, and waits until that is in force.
+    pub(crate) fn open_instead(&self, open: &str) -> Result<()> {
+        let rulesets = || -> Result<Vec<serde_json::Value>> {
+            let status = self.agent.status()?;
+            let workloads = status["workloads"].as_array().context("workloads")?;
+            Ok(workloads.iter().map(|one| one["ruleset"].clone()).collect())
+        };
+        let before = rulesets()?;
+        self.agent.write(&policies(&self.agent, open))?;
+        until("other rulesets", DEADLINE, || {
+            rulesets().ok().filter(|now| now.iter().all(|one| !before.contains(one)))
+        })
+        .map(drop)
+    }
+
     /// Waits until every pod has its backstop.
     pub(crate) fn wait_guarded(&self) -> Result<()> {
         self.agent
