@@ -7,8 +7,11 @@ use crate::reason::IPPROTO_ICMPV6;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
+/// An ARP message in its frame.
+const ARP_FRAME: u32 = ETHERNET + 28;
 /// The shortest Ethernet frame, to which shorter ones are padded, without its checksum.
 const SHORTEST_FRAME: u32 = 60;
+const PADDING: usize = (SHORTEST_FRAME - ARP_FRAME) as usize;
 
 const LISTENER_REPORT: u16 = 131;
 const LISTENER_DONE: u16 = 132;
@@ -21,13 +24,20 @@ const OWN_LINK_ADDRESS: u8 = 1;
 const TARGETS_LINK_ADDRESS: u8 = 2;
 const NONCE: u8 = 14;
 
-/// An ARP message over Ethernet that tells nothing but the sender's own addresses. Gives the IPv4 address that it claims,
-/// which may be 0.0.0.0. `bytes` begin with the message, `mac` is the frame's source, `frame` its length.
+/// An ARP message over Ethernet that tells nothing but the sender's own addresses and whom it asks for or answers. Gives the
+/// IPv4 address that it claims, which may be 0.0.0.0. `bytes` begin with the message, `mac` is the frame's source, `frame` its length.
 #[inline(always)]
 pub fn arp<B: Bytes + ?Sized>(bytes: &B, mac: [u8; 6], frame: u32) -> Option<Address> {
     let message = bytes.load::<28>(0)?;
     let is_plain = message[..6] == [0, 1, 8, 0, 6, 4] && message[6] == 0 && matches!(message[7], 1 | 2);
-    if !is_plain || message[8..14] != mac || frame > SHORTEST_FRAME {
+    if !is_plain || message[8..14] != mac {
+        return None;
+    }
+    // Who asks does not know the other's address.
+    if message[7] == 1 && message[18..24] != [0; 6] {
+        return None;
+    }
+    if frame != ARP_FRAME && (frame != SHORTEST_FRAME || bytes.load::<PADDING>(28)? != [0; PADDING]) {
         return None;
     }
     Some(Address::v4(u32::from_be_bytes([message[14], message[15], message[16], message[17]])))

@@ -31,6 +31,7 @@ const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 const ETHERTYPE_ARP: u32 = 0x0806u16.to_be() as u32;
 const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 const AF_PACKET: u32 = 17;
+const AF_XDP: u32 = 44;
 
 const IPPROTO_IGMP: u8 = 2;
 const ECHO: u16 = 8;
@@ -112,12 +113,15 @@ fn may_call(skb: *mut __sk_buff) -> bool {
     }
 }
 
+/// Was the frame made by hand? Its header is not to be believed then, even where it names an allowed place: since Linux 6.8
+/// an AF_XDP socket may ask for a checksum at an offset of its choice, and one that is filled in behind this program
+/// rewrites the destination.
 #[inline(always)]
 fn is_packet_socket(skb: *mut __sk_buff) -> bool {
     // SAFETY: fields of the program's context and, where there is one, of its socket.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
-        !sk.is_null() && (*sk).family == AF_PACKET
+        !sk.is_null() && matches!((*sk).family, AF_PACKET | AF_XDP)
     }
 }
 
@@ -370,7 +374,7 @@ fn is_chatter(packet: &Packet) -> bool {
 }
 
 /// Does this packet go to the one that the socket is connected with? (Its own port may be given back already while its last
-/// packets are on their way.)
+/// packets are on their way; and a connection that was cut off has forgotten its peer by when the reset comes by here.)
 #[inline(always)]
 fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     if sk.is_null() {
@@ -379,7 +383,11 @@ fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     let full: *const bpf_sock = sk.cast();
     // SAFETY: fields of a full socket.
     unsafe {
-        if u16::from_be((*full).dst_port) != packet.port {
+        let port = u16::from_be((*full).dst_port);
+        if port == 0 {
+            return packet.protocol == IPPROTO_TCP && packet.tcp_flags & TCP_RST != 0;
+        }
+        if port != packet.port {
             return false;
         }
         match packet.destination.as_v4() {

@@ -1,6 +1,6 @@
 //! Ingress: remember flows that begin outside, so that they may be answered. It refuses nothing but forgeries.
 
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
@@ -19,6 +19,7 @@ use crate::workload::{Workload, bump, in_own_namespace};
 const DROP: i32 = 0;
 const PASS: i32 = 1;
 const STATE_ESTABLISHED: u32 = 1;
+const PACKET_LOOPBACK: u32 = 5;
 
 /// Looks at every packet that a socket of the workload receives.
 #[cgroup_skb(ingress)]
@@ -56,6 +57,9 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     if !own_namespace {
         return PASS;
     }
+    if is_own_echo(skb) {
+        return PASS;
+    }
     if !workload.has_uplink(interface) {
         let begins = protocol == IPPROTO_TCP && (packet.begins_tcp() || !readable);
         let forged = begins && !answer(&workload, &packet, interface).reason.allows();
@@ -72,6 +76,14 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
         learn_udp(sk, &workload, &packet);
     }
     PASS
+}
+
+/// Is it the copy that the sender's own machine gets of a broadcast or multicast? It names the interface by which the
+/// original left, and with IP_TRANSPARENT any source: whoever wants a caller forged sends it to himself.
+#[inline(always)]
+fn is_own_echo(skb: *mut __sk_buff) -> bool {
+    // SAFETY: a field of the program's context.
+    unsafe { (*skb).pkt_type == PACKET_LOOPBACK }
 }
 
 /// Drops and counts; in audit it only counts.

@@ -75,8 +75,13 @@ pub(super) fn local_keys(slot: u32, namespace: &OwnNamespace) -> Result<Vec<Loca
     });
     let uplinks =
         namespace.uplinks.iter().map(|interface| LocalKey { address: [0; 16], slot, interface: *interface });
-    Ok(addresses.chain(uplinks).collect())
+    let shown = if namespace.is_host { capacity } else { MAX_LOCALS_OF_ONE };
+    Ok(uplinks.chain(addresses).take(shown).collect())
 }
+
+/// How much of a namespace of its own is shown to the programs. Root inside can make as many addresses and interfaces as he
+/// likes, and the table is everybody's. What is left out does not count as the workload's own, which opens nothing.
+const MAX_LOCALS_OF_ONE: usize = 256;
 
 /// The flags of an active binding.
 pub(super) fn binding_flags(is_host: bool) -> u32 {

@@ -1,7 +1,10 @@
 //! What the kernel sends by itself: an attacker inside can make it answer to whom he likes, by forging who asked.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use egress_warden_tests::job::outsider;
 
+use super::agent::Job;
+use super::ground::{Ground, OPEN, Pod, Wiring};
 use super::way::Way;
 
 /// The pod is asked from inside, in the name of a far host: a closed port, an echo, a datagram that nobody takes, and a
@@ -14,7 +17,6 @@ open('/proc/sys/net/ipv4/tcp_syncookies', 'w').write('2')
 made = tap(wire=False)
 for name in ['all', f'tap{V}']:
     open(f'/proc/sys/net/ipv4/conf/{name}/rp_filter', 'w').write('0')
-OWN_TAP = bytes.fromhex(os.popen(f'ip -o link show dev tap{V}').read().split('ether ')[1].split()[0].replace(':', ''))
 listener = listen(OWN, 7000, FAMILY)
 def total(protocol, body):
     addresses = b''.join(socket.inet_pton(FAMILY, place) for place in [REFUSED, OWN])
@@ -23,7 +25,7 @@ def asks(protocol, body, at, pseudo=True):
     check = total(protocol, body) if pseudo else checksum(body)
     body = body[:at] + struct.pack('!H', check) + body[at + 2:]
     packet = ipv4(REFUSED, OWN, protocol, body) if V == 4 else ipv6(REFUSED, OWN, protocol, body)
-    os.write(made, frame(packet, to=OWN_TAP))
+    os.write(made, frame(packet, to=mac(f'tap{V}')))
 syn = lambda port: struct.pack('!HHIIBBHHH', 4242, port, 1000, 0, 5 << 4, 2, 65535, 0, 0)
 asks(6, syn(7001), 16)
 asks(6, syn(7000), 16)
@@ -58,4 +60,44 @@ for flags in [4, 20, 16, 18, 1]:
         ..Way::DEFAULT
     }
     .try_out()
+}
+
+/// Whom a server cuts off hears of it, and nothing is counted: one that was accepted, and one that still waits for that.
+#[test]
+fn callers_that_are_cut_off() -> Result<()> {
+    let ground = Ground::with(Wiring::Routed, OPEN)?;
+    for pod in [Pod::Enforced, Pod::Audited] {
+        for (place, family) in
+            [(ground.host(pod).v4.to_string(), "AF_INET"), (ground.host(pod).v6.to_string(), "AF_INET6")]
+        {
+            let before = ground.counts(pod)?;
+            let serves = format!(
+                "
+server = listen('', 7000, socket.{family})
+say('ready')
+made, _ = server.accept()
+made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+wait()
+made.close()
+server.close()
+say('closed')
+wait()"
+            );
+            let mut server = Job::start(ground.host(pod), &ground.cgroup(pod), &serves)?;
+            ensure!(server.line()? == "ready");
+            let calls = format!(
+                "
+made = [tcp('{place}', 7000, socket.{family}) for _ in range(2)]
+say('called')
+say(*[how(lambda: one.recv(9)) for one in made])"
+            );
+            let mut caller = outsider(ground.world.host("allowed"), &calls)?;
+            caller.expect("called")?;
+            ensure!(server.ask("")? == "closed");
+            caller.expect("ECONNRESET ECONNRESET")?;
+            let counted = ground.counts(pod)?;
+            ensure!(counted == before, "{pod:?}, {place}: counted {counted:?} after {before:?}");
+        }
+    }
+    Ok(())
 }

@@ -46,6 +46,19 @@ send = lambda packet: made.sendto(packet, ('eth0', int.from_bytes(ETHERTYPE, 'bi
     )
 }
 
+/// The kind that there was before AF_PACKET: (AF_INET, SOCK_PACKET).
+#[test]
+fn a_packet_socket_of_the_oldest_kind() -> Result<()> {
+    packet_socket(
+        "
+made = socket.socket(socket.AF_INET, 10, socket.htons(3))
+def send(packet):
+    sent, to = frame(packet), struct.pack('=H14s', 2, b'eth0')
+    if libc.sendto(made.fileno(), sent, len(sent), 0, to, len(to)) < 0:
+        raise OSError(ctypes.get_errno(), 'sendto')",
+    )
+}
+
 #[test]
 fn a_packet_socket_with_a_ring() -> Result<()> {
     packet_socket(
@@ -64,15 +77,12 @@ def send(packet):
     )
 }
 
-/// Frames of an AF_XDP socket are no packet socket's: their headers are judged.
-#[test]
-fn an_express_data_path_socket() -> Result<()> {
-    Way {
-        program: "
+/// An AF_XDP socket on eth0, and what queues frames in its ring.
+const EXPRESS: &str = "
 made = socket.socket(44, socket.SOCK_RAW, 0)
 memory = mmap.mmap(-1, 16 * 4096)
 at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-made.setsockopt(283, 4, struct.pack('QQIIIxxxx', at, 16 * 4096, 4096, 0, 0))
+made.setsockopt(283, 4, struct.pack('QQIIII', at, 16 * 4096, 4096, 0, FLAGS, METADATA))
 for ring in [5, 6, 3]:
     made.setsockopt(283, ring, struct.pack('I', 16))
 offsets = struct.unpack('16Q', made.getsockopt(283, 1, 128))
@@ -81,16 +91,39 @@ ring = mmap.mmap(made.fileno(), descriptors + 16 * 16, offset=0x80000000)
 bind = struct.pack('=HHIII', 44, 1 << 1, socket.if_nametoindex('eth0'), 0, 0)
 if libc.bind(made.fileno(), bind, len(bind)) != 0:
     raise OSError(ctypes.get_errno(), 'bind')
-for slot, place in enumerate([ALLOWED, REFUSED]):
-    sent = frame(udp_packet(OWN, place))
-    memory[slot * 4096:slot * 4096 + len(sent)] = sent
-    ring[descriptors + 16 * slot:descriptors + 16 * slot + 16] = struct.pack('QII', slot * 4096, len(sent), 0)
-ring[producer:producer + 4] = struct.pack('I', 2)
-made.sendto(b'', socket.MSG_DONTWAIT, ('', 0)) if False else libc.sendto(made.fileno(), None, 0, 0x40, None, 0)",
+def send(*frames, metadata=b'', options=0):
+    for slot, sent in enumerate(frames):
+        begin = slot * 4096 + METADATA
+        memory[slot * 4096:begin] = metadata
+        memory[begin:begin + len(sent)] = sent
+        ring[descriptors + 16 * slot:descriptors + 16 * slot + 16] = struct.pack('QII', begin, len(sent), options)
+    ring[producer:producer + 4] = struct.pack('I', len(frames))
+    say(libc.sendto(made.fileno(), None, 0, 0x40, None, 0), ctypes.get_errno())
+";
+
+#[test]
+fn an_express_data_path_socket() -> Result<()> {
+    let program = "send(*[frame(udp_packet(OWN, place)) for place in [ALLOWED, REFUSED]])";
+    Way {
+        program: &format!("FLAGS, METADATA = 0, 0\n{EXPRESS}\n{program}"),
         frames: [1, 1],
-        approved: [1, 0],
-        counted: &[("not_allowlisted", 1)],
-        quarantined: Some(&[("quarantined", 2)]),
+        counted: &[("socket_type", 2)],
+        ..Way::DEFAULT
+    }
+    .try_out()
+}
+
+/// Since Linux 6.8 such a socket can ask for a checksum wherever it likes. Filled in on the way out of the node, this one
+/// puts another port into a frame that was addressed to the allowed one.
+#[test]
+fn a_checksum_over_the_destination() -> Result<()> {
+    let program = "
+at = 34 if V == 4 else 54
+send(frame(udp_packet(OWN, ALLOWED)), metadata=struct.pack('QHHxxxxQ', 2, at, 2, 0), options=2)";
+    Way {
+        program: &format!("FLAGS, METADATA = 4, 24\n{EXPRESS}\n{program}"),
+        frames: [1, 0],
+        counted: &[("socket_type", 1)],
         ..Way::DEFAULT
     }
     .try_out()
@@ -150,6 +183,7 @@ fn data_in_arp() -> Result<()> {
 fn a_foreign_source_and_a_frame_that_looks_inbound() -> Result<()> {
     let frames = "
         frame(udp_packet('10.77.9.9' if V == 4 else 'fd77:9::9', ALLOWED), to=everybody),
-        frame(udp_packet(ALLOWED, OWN), to=everybody)";
-    from_a_tap(frames, [2, 2], &[("source_spoofed", 2)])
+        frame(udp_packet(ALLOWED, OWN), to=everybody),
+        frame(udp_packet(OWN, OWN), to=everybody)";
+    from_a_tap(frames, [3, 3], &[("source_spoofed", 3)])
 }

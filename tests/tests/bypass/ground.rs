@@ -1,8 +1,11 @@
 //! Three pods behind a router with the agent, a far host that they may reach, and one that they may not.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_warden_tests::job::python;
@@ -44,7 +47,21 @@ pub(crate) enum Wiring {
 pub(crate) type Counts = BTreeMap<String, u64>;
 
 /// What a policy of the ground opens.
-const OPEN: &str = "{cidrs: [10.77.4.2/32, \"fd77:4::2/128\"], ports: [80, 80/udp], why: test}";
+pub(crate) const OPEN: &str = "{cidrs: [10.77.4.2/32, \"fd77:4::2/128\"], ports: [80, 80/udp], why: test}";
+
+/// How long one attempt of one pod may take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+
+/// Somebody outside who calls the pods that answer, again and again: as often as a probe may, and less often than a queue of
+/// callers is filled.
+pub(crate) const CALLS: &str = "
+while True:
+    for place in ['10.77.1.2', 'fd77:1::2', '10.77.3.2', 'fd77:3::2']:
+        made = socket.socket(socket.AF_INET6 if ':' in place else socket.AF_INET)
+        made.settimeout(0.05)
+        how(lambda: made.connect((place, 7000)))
+        made.close()
+    select.select([], [], [], 0.02)";
 
 pub(crate) struct Ground {
     pub(crate) world: World,
@@ -56,10 +73,6 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn new(wiring: Wiring) -> Result<Ground> {
-        Self::with(wiring, OPEN)
-    }
-
     /// One whose policies open this instead.
     pub(crate) fn with(wiring: Wiring, open: &str) -> Result<Ground> {
         let names = ["enforced", "quarantined", "audited", "allowed", "refused"];
@@ -83,6 +96,21 @@ impl Ground {
         let done = ground.agent.ask(&["quarantine", "add", name, "--why", "a test of quarantine"])?;
         ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         Ok(ground)
+    }
+
+    /// Has the policies open this instead, and waits until that is in force.
+    pub(crate) fn open_instead(&self, open: &str) -> Result<()> {
+        let rulesets = || -> Result<Vec<serde_json::Value>> {
+            let status = self.agent.status()?;
+            let workloads = status["workloads"].as_array().context("workloads")?;
+            Ok(workloads.iter().map(|one| one["ruleset"].clone()).collect())
+        };
+        let before = rulesets()?;
+        self.agent.write(&policies(&self.agent, open))?;
+        until("other rulesets", DEADLINE, || {
+            rulesets().ok().filter(|now| now.iter().all(|one| !before.contains(one)))
+        })
+        .map(drop)
     }
 
     /// Waits until every pod has its backstop.
@@ -114,10 +142,7 @@ impl Ground {
     fn run_by(&self, pod: Pod, shell: &str, program: &str) -> Result<String> {
         let mut command = self.host(pod).command("sh");
         command.args(["-c", shell, "sh"]).arg(self.cgroup(pod)).args(python(program));
-        let output = command.stdin(Stdio::null()).output()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{pod:?}: {}: {errors}", output.status);
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        ended(command).with_context(|| format!("as {pod:?}"))
     }
 
     /// The exact counters of the pod's violations so far.
@@ -162,6 +187,24 @@ impl Ground {
         until(&format!("{expected:?} frames"), DEADLINE, || (self.arrived(&fits) == expected).then_some(()))
             .with_context(|| format!("there are {:?}", self.arrived(&fits)))
     }
+}
+
+/// Waits for a program to end and gives what it printed. One that hangs is killed, with all that it started.
+fn ended(mut command: Command) -> Result<String> {
+    // Files and not pipes: nobody has to read them while it runs, and none of its children holds them open.
+    let (output, errors) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    command.stdin(Stdio::null()).stdout(output.reopen()?).stderr(errors.reopen()?).process_group(0);
+    let mut child = command.spawn()?;
+    let status = until("the attempt to end", ATTEMPT, || child.try_wait().transpose());
+    if status.is_err() {
+        Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
+        child.wait()?;
+    }
+    let said = fs::read_to_string(&output)?.trim().to_owned();
+    let errors = fs::read_to_string(&errors)?;
+    let status = status.with_context(|| format!("it said: {said} {errors}"))??;
+    ensure!(status.success(), "{status}: it said: {said} {errors}");
+    Ok(said)
 }
 
 fn policies(agent: &Agent, open: &str) -> String {

@@ -1,7 +1,9 @@
 //! Packets that are approved when they are judged at first, and changed or wrapped inside the pod afterwards.
 
 use anyhow::Result;
+use egress_warden_tests::job::outsider;
 
+use super::ground::{CALLS, Ground, OPEN, Wiring};
 use super::way::Way;
 
 /// Sends one datagram to the allowed host, after `before`.
@@ -51,6 +53,41 @@ fn a_source_rewritten_behind_the_ip_stack() -> Result<()> {
         ..Way::DEFAULT
     }
     .try_out()
+}
+
+/// A caller's own connection, whose answers are led elsewhere: the mark of the socket is for the caller alone.
+#[test]
+fn an_answer_rewritten_behind_the_ip_stack() -> Result<()> {
+    let ground = Ground::with(Wiring::Routed, OPEN)?;
+    let _caller = outsider(ground.world.host("allowed"), CALLS)?;
+    let chain = EGRESS.replace(
+        "RULE",
+        "tcp sport 7000 tcp flags & psh == psh {IP} daddr {ALLOWED} {IP} daddr set {REFUSED}",
+    );
+    Way {
+        program: &format!(
+            "
+server = listen('', 7000, FAMILY)
+server.settimeout(1)
+open('/proc/sys/net/ipv4/tcp_early_retrans', 'w').write('0')
+taken = []
+if how(lambda: taken.append(server.accept()[0])) == 'ok':
+    IP = 'ip' if V == 4 else 'ip6'
+    shell(f\"nft '{chain}'\")
+    say(how(lambda: taken[0].send(MARK)))
+    # Cut off, so that nothing is sent once more when the rule is gone.
+    taken[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    taken[0].close()
+    server.close()
+    shell('nft flush ruleset')"
+        ),
+        says: Some("ok"),
+        frames: [0, 1],
+        counted: &[("not_allowlisted", 1)],
+        quarantined: Some(&[]),
+        ..Way::DEFAULT
+    }
+    .try_on(&ground)
 }
 
 #[test]

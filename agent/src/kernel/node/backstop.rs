@@ -9,6 +9,8 @@ use egress_warden_common::Address;
 use egress_warden_common::limits::{INTERFACE_ADDRESSES, INTERFACE_WORKLOADS};
 use egress_warden_common::state::{Interface, Note};
 
+use nix::net::if_::if_nameindex;
+
 use super::{Node, NodeError, tc};
 use crate::kernel::attach::INTERFACE_HOOKS;
 use crate::kernel::{NetworkInterface, OtherEnd, OwnNamespace};
@@ -48,11 +50,29 @@ impl Node {
             found.push(Backstop { interface: interface.clone(), missing });
         }
         for index in self.interfaces_of(slot) {
-            if !ends.contains(&index) {
-                self.unguard(index, slot)?;
+            if ends.contains(&index) {
+                continue;
+            }
+            match self.moved(cgroup_id, index) {
+                Some(moved) => found.push(moved),
+                None => self.unguard(index, slot)?,
             }
         }
         Ok(found)
+    }
+
+    /// The backstop of an interface that the workload's namespace does not show any more, although its end here is still
+    /// there: it was moved on. Root inside can do that, into a namespace of its own, so what it was guarded by stays. (Where
+    /// it was moved to another workload, that one will be listed as well.)
+    fn moved(&self, cgroup_id: u64, index: u32) -> Option<Backstop> {
+        let exists = if_nameindex().is_ok_and(|all| all.iter().any(|one| one.index() == index));
+        let before = self.workloads.get(&cgroup_id)?.backstops.as_deref().unwrap_or_default();
+        let known = before.iter().find(|one| one.interface.end == OtherEnd::Host(index));
+        let interface = known.map_or_else(
+            || NetworkInterface { index: 0, name: "moved".to_owned(), end: OtherEnd::Host(index) },
+            |one| one.interface.clone(),
+        );
+        exists.then_some(Backstop { interface, missing: None })
     }
 
     /// Takes the backstop off whatever only this slot's workload was behind.
