@@ -9,7 +9,7 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
-use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
+use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};

@@ -9,15 +9,13 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
 };
-use egress_warden_common::packet::Packet;
+use egress_warden_common::packet::{Packet, TCP_RST};
 use egress_warden_common::reason::{IPPROTO_TCP, Reason};
 use egress_warden_common::state::{Interface, KEPT_ENDS, KeptKey, SOCKET_CONNECTED, SocketState};
 
 use crate::maps::KEPT;
 use crate::tuple::tuple_of;
 use crate::workload::Workload;
-
-const TCP_RST: u8 = 4;
 
 /// Stands for the socket of a packet that has none any more. No socket's number is 0.
 const ANY_SOCKET: u64 = 0;
