@@ -343,16 +343,11 @@ impl Sender {
         {
             return outcome;
         }
-        let mut attempt = Attempt::unsent(
-            packet.destination,
-            packet.protocol,
-            packet.port,
-            verdict,
-            match stored(self.sk) {
-                Some(socket) => socket.process,
-                None => Default::default(),
-            },
-        );
+        let mut attempt =
+            Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
+        if let Some(socket) = stored(self.sk) {
+            attempt.process = socket.process;
+        }
         attempt.source = packet.source;
         attempt.source_port = packet.source_port;
         attempt.audit = audit;
