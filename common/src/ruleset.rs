@@ -100,8 +100,7 @@ const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
 /// `key`, or [`NOT_FOUND`]. The key is the upper half of an element's first word.
 ///
 /// The kernel searches in functions that the verifier checks by themselves: walked on every path that leads there, a loop
-/// cost it 270,000 instructions. No jump depends on what is compared: which half it will be cannot be foreseen, and a wrong
-/// guess of the processor costs more than the rest of a step.
+/// cost it 270,000 instructions.
 #[inline(always)]
 pub fn search_narrow<W>(words: &W, mut position: u32, mut length: u32, stride: u32, key: u32) -> u32
 where
@@ -112,11 +111,11 @@ where
             return position;
         }
         let half = length / 2;
-        let Some(word) = words.word(position.wrapping_add(half.wrapping_mul(stride))) else {
-            return NOT_FOUND;
-        };
-        let below = borrow(u64::from(key), word >> 32, 0);
-        position = position.wrapping_add(half.wrapping_mul(stride) & (below as u32).wrapping_sub(1));
+        let middle = position.wrapping_add(half.wrapping_mul(stride));
+        let Some(word) = words.word(middle) else { return NOT_FOUND };
+        if word >> 32 <= u64::from(key) {
+            position = middle;
+        }
         length -= half;
     }
     if length <= 1 { position } else { NOT_FOUND }
@@ -134,21 +133,19 @@ where
         }
         let half = length / 2;
         let middle = position.wrapping_add(half.wrapping_mul(V6_WORDS));
-        let Some(low) = words.word(middle.wrapping_add(1)) else { return NOT_FOUND };
-        let borrowed = borrow(key.low, low, 0);
         let Some(high) = words.word(middle) else { return NOT_FOUND };
-        let below = borrow(key.high, high, borrowed);
-        position = position.wrapping_add(half.wrapping_mul(V6_WORDS) & (below as u32).wrapping_sub(1));
+        let below = if high == key.high {
+            let Some(low) = words.word(middle.wrapping_add(1)) else { return NOT_FOUND };
+            key.low < low
+        } else {
+            key.high < high
+        };
+        if !below {
+            position = middle;
+        }
         length -= half;
     }
     if length <= 1 { position } else { NOT_FOUND }
-}
-
-/// What `a - b - borrowed` borrows: 1 where `a` is below, else 0.
-#[inline(always)]
-const fn borrow(a: u64, b: u64, borrowed: u64) -> u64 {
-    let difference = a.wrapping_sub(b).wrapping_sub(borrowed);
-    ((!a & b) | (!(a ^ b) & difference)) >> 63
 }
 
 impl Words for [u64] {
