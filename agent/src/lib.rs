@@ -3,7 +3,8 @@
 //! The modules in the order in which a rule travels: [`allowlist`] reads what an operator wrote, [`policy`] is its
 //! canonical form, [`ruleset`] what the kernel reads, [`kernel`] brings it there and brings counters and records back,
 //! [`exec`] runs a command under it, [`cli`] is what people type, [`text`] what they read. [`config`] is how the agent of a
-//! node is told about it, [`reload`] hears of allowlists that change, [`logging`] writes what it has to say.
+//! node is told about it, [`reload`] hears of allowlists that change, [`reach`] looks for what
+//! workloads have in reach beside the network, [`logging`] writes what it has to say.
 
 pub mod allowlist;
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod metrics;
 mod mountinfo;
 pub mod policy;
 pub mod quarantine;
+pub mod reach;
 pub mod records;
 pub mod reload;
 pub mod ruleset;

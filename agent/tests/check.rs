@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use egress_warden::allowlist::{self, Action, Format, Scope};
+use egress_warden::allowlist::{self, Action, Existing, Format, Scope};
 use egress_warden::cli::check::{CheckArgs, Outcome, check};
 use egress_warden::policy::{Beyond, Loopback, Mode, Origin, PortRange, merge, metadata};
 
@@ -182,7 +182,7 @@ fn merged(set: &allowlist::AllowlistSet) -> egress_warden::policy::Policy {
 #[test]
 fn policies_add_up() {
     let set = two_policies(
-        "  mode: audit\n  allow: [a, b, meta]\n  deny: [10.9.0.0/16]\n  loopback: allow\n  metadata: true\n  \
+        "  mode: audit\n  allow: [a, b, meta]\n  deny: [10.9.0.0/16]\n  loopback: allow\n  metadata: true\n  existing: keep\n  \
          raw: [icmp, gre, 254]\n  quarantine: {violations: 5, within: 1s, keep: [a, b]}\n",
         "  mode: enforce\n  allow: [b]\n  deny: [10.8.0.0/16]\n  raw: [47, icmpv6, 1]\n  quarantine: {violations: 9, within: 2s, keep: [b]}\n",
     );
@@ -195,18 +195,20 @@ fn policies_add_up() {
     assert_eq!(denied, ["10.9.0.0/16", "10.8.0.0/16"], "one that opens metadata is enough");
     assert_eq!(policy.loopback, Loopback::ByNamespace, "the default is the stricter one");
     assert_eq!(policy.raw, BTreeSet::from([1, 47]), "what every policy opens");
+    assert_eq!(policy.existing, Existing::Judge, "stricter than keep");
     assert_eq!(policy.quarantine.iter().map(|rule| rule.violations).collect::<Vec<_>>(), [5, 9]);
 }
 
 #[test]
 fn a_policy_without_quarantine_has_no_say_in_what_is_kept() {
     let set = two_policies(
-        "  mode: audit\n  allow: [a]\n  loopback: deny\n  raw: [icmp]\n",
-        "  mode: audit\n  allow: [a, b, meta]\n  quarantine: {violations: 9, within: 2s, keep: [a]}\n",
+        "  mode: audit\n  allow: [a]\n  loopback: deny\n  raw: [icmp]\n  existing: keep\n",
+        "  mode: audit\n  allow: [a, b, meta]\n  existing: cut\n  quarantine: {violations: 9, within: 2s, keep: [a]}\n",
     );
     let policy = merged(&set);
     assert_eq!(policy.mode, Mode::Audit);
     assert_eq!(policy.loopback, Loopback::Deny);
+    assert_eq!(policy.existing, Existing::Cut, "the strictest");
     assert_eq!(policy.raw, BTreeSet::new(), "one that does not say `raw` opens none");
     assert!(policy.rules.iter().all(|rule| rule.keep == (rule.destinations == "a")));
     assert_eq!(policy.deny.len(), metadata::networks().len(), "the built-in refusals stand there once");
@@ -376,13 +378,11 @@ fn what_the_agent_cannot_enforce_either_is_told_apart() {
     fs::write(&file, text).unwrap();
     let policy = allowlist::load(&[file]).unwrap().policy("test").unwrap();
     let names = |beyond: Vec<&Beyond>| beyond.into_iter().map(|one| one.what.clone()).collect::<Vec<_>>();
-    let common = ["existing: keep", "require", "dns.types"];
+    let common = ["require", "dns.types"];
     let of_exec = ["quarantine.action: freeze", "quarantine.scope: job", "quarantine.release: 1h", "domains"];
     assert_eq!(names(policy.beyond_exec.iter().collect()), [&common[..], &of_exec].concat());
-    assert_eq!(
-        names(policy.beyond_agent().collect()),
-        ["existing: keep", "dns.types", "quarantine.scope: job", "domains"]
-    );
+    assert_eq!(names(policy.beyond_agent().collect()), ["dns.types", "quarantine.scope: job", "domains"]);
+    assert_eq!(policy.existing, Existing::Keep);
     let rule = &policy.quarantine[0];
     assert_eq!(
         (rule.action, rule.scope, rule.release),

@@ -3,7 +3,8 @@
 use crate::Address;
 use crate::reason::Reason;
 use crate::ruleset::{
-    Class, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE, Ruleset, Words,
+    CLASS_DENY, CLASS_INTERVALS, Covering, FLAG_LOOPBACK_ALLOW, FLAG_LOOPBACK_DENY, FOREVER, NO_RULE,
+    Ruleset, Words,
 };
 
 /// What a clock that is not synchronised says: so late that every deadline has passed. (A number and not an `Option`:
@@ -96,11 +97,13 @@ where
     } else if facts.reply && (!facts.quarantined || facts.to_node) {
         return Verdict::new(Reason::Reply, NO_RULE);
     }
-    let found = match ruleset.class(facts.destination) {
-        None => return Verdict::new(Reason::NoRuleset, NO_RULE),
-        Some(Class::Deny(rule)) => return refused(facts, on_loopback, Reason::Denied, rule),
-        Some(Class::None) => return refused(facts, on_loopback, Reason::NotAllowlisted, NO_RULE),
-        Some(Class::Intervals(first, count)) => ruleset.covering(first, count, facts.protocol, facts.port),
+    let Some(class) = ruleset.class(facts.destination) else {
+        return Verdict::new(Reason::NoRuleset, NO_RULE);
+    };
+    let found = match class.kind() {
+        CLASS_DENY => return refused(facts, on_loopback, Reason::Denied, class.rule()),
+        CLASS_INTERVALS => ruleset.covering(class, facts.protocol, facts.port),
+        _ => return refused(facts, on_loopback, Reason::NotAllowlisted, NO_RULE),
     };
     match found {
         None => Verdict::new(Reason::NoRuleset, NO_RULE),

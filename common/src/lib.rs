@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod backend;
 pub mod decide;
 pub mod limits;
 pub mod link;
@@ -23,4 +24,4 @@ pub use reason::{Protocol, Reason};
 
 /// Version of everything that user space and kernel exchange through maps. A change of any layout in this crate
 /// changes this number; [`state`] asserts the sizes that belong to it.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

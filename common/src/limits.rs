@@ -25,6 +25,10 @@ pub const MAX_INTERFACES: u32 = MAX_WORKLOADS * 2;
 pub const INTERFACE_WORKLOADS: usize = 4;
 /// Addresses of a namespace that stand beside its interface; the rest is looked up in the table of addresses.
 pub const INTERFACE_ADDRESSES: usize = 8;
+/// Flows that are older than the enforcement of their workload and are kept or about to be ended, over all workloads.
+pub const MAX_KEPT: u32 = 1 << 14;
+/// Those of one workload: no workload takes the places of all others.
+pub const KEPT_PER_WORKLOAD: usize = 1 << 12;
 /// Notes of an interface.
 pub const NOTES: usize = 256;
 /// How long a note counts.
@@ -47,5 +51,13 @@ pub const UDP_FLOW_SETS: usize = 128;
 pub const UDP_FLOW_WAYS: usize = 4;
 /// How long an inbound UDP datagram may be answered.
 pub const UDP_FLOW_NS: u64 = 60_000_000_000;
+/// Backends that are remembered of one workload: sets times ways.
+pub const BACKEND_SETS: usize = 64;
+/// Ways of a set.
+pub const BACKEND_WAYS: usize = 4;
+/// How long a backend counts after it was last seen to stand for its service.
+pub const BACKEND_NS: u64 = 60_000_000_000;
+/// How old what is remembered of a backend may become before it is written anew.
+pub const BACKEND_REFRESH_NS: u64 = 1_000_000_000;
 /// IPv6 extension headers that are walked; a longer chain is refused.
 pub const MAX_EXTENSION_HEADERS: usize = 8;

@@ -69,9 +69,10 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Walks the headers. The error is the reason to refuse the packet.
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, Reason> {
-    let [first] = bytes.load::<1>(0).ok_or(Reason::Malformed)?;
-    let network = match first >> 4 {
-        4 => parse_v4(bytes)?,
+    // As much as both versions have. Each load is a call in the kernel, so there are few.
+    let header = bytes.load::<20>(0).ok_or(Reason::Malformed)?;
+    let network = match header[0] >> 4 {
+        4 => parse_v4(bytes, &header)?,
         6 => parse_v6(bytes)?,
         _ => return Err(Reason::Malformed),
     };
@@ -147,8 +148,7 @@ fn end<B: Bytes + ?Sized>(bytes: &B, before: u32, claimed: u16) -> Result<(u32, 
 }
 
 #[inline(always)]
-fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
-    let header = bytes.load::<20>(0).ok_or(Reason::Malformed)?;
+fn parse_v4<B: Bytes + ?Sized>(bytes: &B, header: &[u8; 20]) -> Result<Network, Reason> {
     match header[0] & 15 {
         5 => {}
         0..5 => return Err(Reason::Malformed),
@@ -160,8 +160,8 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B) -> Result<Network, Reason> {
     }
     let (end, oversized) = end(bytes, 0, u16::from_be_bytes([header[2], header[3]]))?;
     Ok(Network {
-        source: v4_address(&header, 12),
-        destination: v4_address(&header, 16),
+        source: v4_address(header, 12),
+        destination: v4_address(header, 16),
         protocol: header[9],
         offset: 20,
         end,
@@ -227,35 +227,33 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, 
     };
     // Nothing behind the end is believed: a receiver does not read it.
     let Some(rest) = end.checked_sub(offset) else { return Err(Reason::Malformed) };
-    let shortest = match protocol {
-        IPPROTO_TCP => TCP_HEADER,
-        IPPROTO_UDP => UDP_HEADER,
-        IPPROTO_ICMP | IPPROTO_ICMPV6 => ICMP_HEADER,
-        _ => return Ok(packet),
-    };
-    if rest < shortest {
-        return Err(Reason::Malformed);
-    }
-    let ports = bytes.load::<4>(offset).ok_or(Reason::Malformed)?;
-    if matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
-        packet.port = u16::from(ports[0]);
-        return Ok(packet);
-    }
-    packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-    packet.port = u16::from_be_bytes([ports[2], ports[3]]);
-    if protocol == IPPROTO_TCP {
-        let [words, flags] = bytes.load::<2>(offset + 12).ok_or(Reason::Malformed)?;
-        let header = u32::from(words >> 4) * 4;
-        if header < TCP_HEADER || header > rest {
-            return Err(Reason::Malformed);
+    match protocol {
+        IPPROTO_TCP if rest >= TCP_HEADER => {
+            let header = bytes.load::<16>(offset).ok_or(Reason::Malformed)?;
+            let length = u32::from(header[12] >> 4) * 4;
+            if length < TCP_HEADER || length > rest {
+                return Err(Reason::Malformed);
+            }
+            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
+            packet.port = u16::from_be_bytes([header[2], header[3]]);
+            packet.tcp_flags = header[13];
         }
-        packet.tcp_flags = flags;
-    } else if !network.oversized {
-        let claimed = u32::from(u16::from_be_bytes(bytes.load::<2>(offset + 4).ok_or(Reason::Malformed)?));
-        // Of a fragmented datagram the rest follows; else it fills its packet, and hides nothing behind its end.
-        if claimed < rest || (claimed > rest && !network.fragmented) {
-            return Err(Reason::Malformed);
+        IPPROTO_UDP if rest >= UDP_HEADER => {
+            let header = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;
+            let claimed = u32::from(u16::from_be_bytes([header[4], header[5]]));
+            // Of a fragmented datagram the rest follows; else it fills its packet, and hides nothing behind its end.
+            if !network.oversized && (claimed < rest || (claimed > rest && !network.fragmented)) {
+                return Err(Reason::Malformed);
+            }
+            packet.source_port = u16::from_be_bytes([header[0], header[1]]);
+            packet.port = u16::from_be_bytes([header[2], header[3]]);
         }
+        IPPROTO_ICMP | IPPROTO_ICMPV6 if rest >= ICMP_HEADER => {
+            let [kind] = bytes.load::<1>(offset).ok_or(Reason::Malformed)?;
+            packet.port = u16::from(kind);
+        }
+        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_ICMP | IPPROTO_ICMPV6 => return Err(Reason::Malformed),
+        _ => {}
     }
     Ok(packet)
 }

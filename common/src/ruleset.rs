@@ -76,65 +76,88 @@ pub trait Words {
     /// The word at this index, `None` beyond the end.
     fn word(&self, index: u32) -> Option<u64>;
 
-    /// Takes steps until the search is done. The kernel drives the same [`Search::step`] with `bpf_loop`, of which the
-    /// verifier walks one round; a plain loop costs it twenty, on every path that leads there (270,000 instructions
-    /// instead of a few thousand).
-    fn run(&self, search: &mut Search) {
-        for _ in 0..Search::MAX_STEPS {
-            if search.step(self) {
-                break;
-            }
+    /// [`search`] over these words.
+    #[inline(always)]
+    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
+        search(self, position, length, stride, key)
+    }
+}
+
+/// What [`search`] gives where a word cannot be read. (A number and not an `Option`: the compiler reads the absent half of
+/// one before it looks which half there is.)
+pub const NOT_FOUND: u32 = u32::MAX;
+
+/// Word index of the last of `length` sorted elements from word `position` on whose key is not above `key`, or
+/// [`NOT_FOUND`]. The kernel does this in a function that the verifier checks by itself: walked on every path that
+/// leads there, the loop cost it 270,000 instructions.
+#[inline(always)]
+pub fn search<W>(words: &W, position: u32, length: u32, stride: u32, key: Address) -> u32
+where
+    W: Words + ?Sized,
+{
+    let mut search = Search { position, length, stride, failed: false, key };
+    for _ in 0..Search::MAX_STEPS {
+        if search.step(words) {
+            break;
         }
     }
+    if !search.failed && search.length <= 1 { search.position } else { NOT_FOUND }
 }
 
 /// A binary search over sorted elements: the last one whose key is not above the one sought.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Search {
+struct Search {
     /// Word index of the best element so far.
     position: u32,
     /// Elements from there on that may still be better.
     length: u32,
     /// Words of an element.
     stride: u32,
-    /// 1 when a word could not be read.
-    failed: u32,
+    /// A word could not be read.
+    failed: bool,
     /// The key sought; below `1 << 32` for elements with their key in the upper half of one word.
     key: Address,
 }
 
 impl Search {
     /// Enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
-    pub const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
+    const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
 
     /// One step. True when the search is done.
     #[inline(always)]
-    pub fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
+    fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
         if self.length <= 1 {
             return true;
         }
         let half = self.length / 2;
         let middle = self.position.wrapping_add(half.wrapping_mul(self.stride));
         let Some(first) = words.word(middle) else {
-            self.failed = 1;
+            self.failed = true;
             return true;
         };
-        let before = if self.stride == V6_WORDS {
+        // Without a jump: which half it is cannot be foreseen, and a wrong guess of the processor costs more than the rest
+        // of a step.
+        let below = if self.stride == V6_WORDS {
             let Some(second) = words.word(middle.wrapping_add(1)) else {
-                self.failed = 1;
+                self.failed = true;
                 return true;
             };
-            first < self.key.high || (first == self.key.high && second <= self.key.low)
+            borrow(self.key.high, first, borrow(self.key.low, second, 0))
         } else {
-            first >> 32 <= self.key.low
+            borrow(self.key.low, first >> 32, 0)
         };
-        if before {
-            self.position = middle;
-        }
+        let steps = half.wrapping_mul(self.stride);
+        self.position = self.position.wrapping_add(steps & (below as u32).wrapping_sub(1));
         self.length -= half;
         false
     }
+}
+
+/// What `a - b - borrowed` borrows: 1 where `a` is below, else 0.
+#[inline(always)]
+const fn borrow(a: u64, b: u64, borrowed: u64) -> u64 {
+    let difference = a.wrapping_sub(b).wrapping_sub(borrowed);
+    ((!a & b) | (!(a ^ b) & difference)) >> 63
 }
 
 impl Words for [u64] {
@@ -143,15 +166,31 @@ impl Words for [u64] {
     }
 }
 
-/// What covers an address.
+/// What covers an address, as it stands in the ruleset. (Not an enumeration of the three kinds: the compiler reads the absent
+/// content of one before it looks which kind it is, and the verifier refuses that.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Nothing.
-    None,
-    /// A refusal, by this rule.
-    Deny(u32),
-    /// A run of intervals: index of the first word, number of intervals.
-    Intervals(u32, u32),
+pub struct Class(u64);
+
+impl Class {
+    /// [`CLASS_INTERVALS`], [`CLASS_DENY`], or anything else where nothing covers it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(self) -> u64 {
+        self.0 >> 56
+    }
+
+    /// The rule that refuses it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The number of intervals, and which one is the first.
+    #[inline(always)]
+    const fn run(self) -> (u32, u32) {
+        ((self.0 >> 32) as u32 & 0x00ff_ffff, self.0 as u32)
+    }
 }
 
 /// What covers a protocol and port inside a class.
@@ -214,24 +253,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         if class >= count {
             return None;
         }
-        let word = self.word(offset.wrapping_add(class))?;
-        Some(match word >> 56 {
-            CLASS_INTERVALS => {
-                let (intervals, _) = self.part(INTERVALS)?;
-                let first = intervals.wrapping_add((word as u32).wrapping_mul(INTERVAL_WORDS));
-                Class::Intervals(first, (word >> 32) as u32 & 0x00ff_ffff)
-            }
-            CLASS_DENY => Class::Deny(word as u32),
-            _ => Class::None,
-        })
-    }
-
-    /// Word index of the last element whose key is not above `key`, of `length` elements from `offset` on.
-    #[inline(always)]
-    fn search(&self, offset: u32, length: u32, stride: u32, key: Address) -> Option<u32> {
-        let mut search = Search { position: self.base.wrapping_add(offset), length, stride, failed: 0, key };
-        self.words.run(&mut search);
-        if search.failed == 0 && search.length <= 1 { Some(search.position) } else { None }
+        Some(Class(self.word(offset.wrapping_add(class))?))
     }
 
     #[inline(always)]
@@ -241,19 +263,30 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
             None => (V6, V6_WORDS, address),
         };
         let (offset, length) = self.part(part)?;
-        let found = self.search(offset, length, stride, key)?;
+        let found = self.words.search(self.base.wrapping_add(offset), length, stride, key);
+        if found == NOT_FOUND {
+            return None;
+        }
         // The class stands in the element's last word.
         Some(self.words.word(found.wrapping_add(stride - 1))? as u32)
     }
 
-    /// What covers this protocol and port among `count` intervals from word `first` on; `None` where the ruleset
-    /// cannot be read. `port` is the type for ICMP.
+    /// What covers this protocol and port among the intervals of a class; `None` where the ruleset cannot be read. `port` is
+    /// the type for ICMP.
     #[inline(always)]
     #[must_use]
-    pub fn covering(&self, first: u32, count: u32, protocol: u8, port: u16) -> Option<Covering> {
+    pub fn covering(&self, class: Class, protocol: u8, port: u16) -> Option<Covering> {
+        let (count, index) = class.run();
+        let (intervals, _) = self.part(INTERVALS)?;
+        let first = intervals.wrapping_add(index.wrapping_mul(INTERVAL_WORDS));
         let key = interval_key(protocol, port);
         let wanted = Address { high: 0, low: u64::from(key) };
-        let position = self.search(first, count, INTERVAL_WORDS, wanted)?.wrapping_sub(self.base);
+        let at = self.base.wrapping_add(first);
+        let found = self.words.search(at, count, INTERVAL_WORDS, wanted);
+        if found == NOT_FOUND {
+            return None;
+        }
+        let position = found.wrapping_sub(self.base);
         let found = self.word(position)?;
         let rule = self.word(position.wrapping_add(1))? as u32;
         let same_protocol = (found >> 48) as u8 == protocol;

@@ -126,27 +126,51 @@ pub struct SocketState {
     pub process: Process,
     /// The destination last counted as a violation, with its port and protocol; see `counted_reason`.
     pub counted: [u8; 16],
-    /// The destination last allowed, in network byte order.
-    pub allowed: [u8; 16],
-    /// Unix time in seconds up to which the remembered verdict holds.
-    pub allowed_until: u64,
-    /// Generation under which the verdict was remembered; 0 when none is.
-    pub allowed_generation: u32,
-    /// Port of the destination last allowed.
-    pub allowed_port: u16,
+    /// The destination last allowed.
+    pub approved: Approved,
     /// Port of the destination last counted.
     pub counted_port: u16,
-    /// Protocol of the destination last allowed.
-    pub allowed_protocol: u8,
     /// Protocol of the destination last counted.
     pub counted_protocol: u8,
     /// 1 when a destination was counted, 2 when it was by sendmsg and the datagram itself may still come.
     pub counted_valid: u8,
-    /// Zero.
-    pub reserved: u8,
     /// [`Binding::serial`] of the slot when this was noted.
     pub serial: u32,
 }
+
+/// A verdict that stands with a socket: this destination is allowed. Several processors may send from one socket at once, so
+/// whoever writes claims it first, and whoever reads looks whether it was left alone meanwhile: the address of one
+/// destination with the port of another is allowed to nobody.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Approved {
+    /// Grows by one when somebody begins to write, and by one when it is written: odd in between.
+    pub turn: u64,
+    /// The destination, in network byte order.
+    pub destination: [u8; 16],
+    /// Unix time in seconds up to which it holds.
+    pub until: u64,
+    /// Generation of the ruleset that allowed it; 0 when none did.
+    pub generation: u32,
+    /// [`Binding::serial`] of the workload whose ruleset that was.
+    pub serial: u32,
+    /// Slot of that workload.
+    pub slot: u32,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// By which way: [`WAY_UPLINK`], [`WAY_LOOPBACK`], [`WAY_SERVICE`].
+    pub way: u8,
+}
+
+/// [`Approved::way`]: out of the network namespace.
+pub const WAY_UPLINK: u8 = 0;
+/// [`Approved::way`]: over the loopback interface.
+pub const WAY_LOOPBACK: u8 = 1;
+/// [`Approved::way`]: to what stands behind a service's address. Each packet is judged anew then: the backstop looks at the
+/// table of such pairs, which has to learn that this one is still in use.
+pub const WAY_SERVICE: u8 = 2;
 
 /// [`SocketState::counted_valid`]: a flow to the destination was counted.
 pub const COUNTED_FLOW: u8 = 1;
@@ -156,8 +180,11 @@ pub const COUNTED_DATAGRAM: u8 = 2;
 
 /// A listener that took a SYN from outside, or a socket that it accepted.
 pub const SOCKET_INBOUND: u32 = 1;
-/// A TCP socket: it sends under its own lock, so what is remembered with it is never half-written when it is read.
+/// A TCP socket: what it sends after a first packet belongs to the flow that this one began.
 pub const SOCKET_TCP: u32 = 2;
+
+/// connect was called on it since its workload is enforced: whatever it was connected with before, it chose anew.
+pub const SOCKET_CONNECTED: u32 = 4;
 
 /// A UDP flow that began outside.
 #[derive(Clone, Copy, Debug, Default)]
@@ -273,6 +300,42 @@ pub const fn note_counts(seen: u64, now: u64) -> bool {
     seen != 0 && seen != NOTE_BUSY && now.saturating_sub(seen) < NOTE_NS
 }
 
+/// Key of a flow that is older than the enforcement of its workload. By its addresses and not by its socket, because a
+/// packet has none any more where it was merged with others on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct KeptKey {
+    /// The workload's address, in network byte order.
+    pub local: [u8; 16],
+    /// The far end's address, in network byte order.
+    pub remote: [u8; 16],
+    /// Slot of the workload.
+    pub slot: u32,
+    /// The workload's port.
+    pub local_port: u16,
+    /// The far end's port.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// What is known of such a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Kept {
+    /// The kernel's number for its socket, never used twice.
+    pub cookie: u64,
+    /// [`KEPT_GOES_ON`] or [`KEPT_ENDS`].
+    pub how: u64,
+}
+
+/// [`Kept::how`]: it goes on although its destination is not allowed.
+pub const KEPT_GOES_ON: u64 = 0;
+/// [`Kept::how`]: it is about to be ended, and may tell its far end so.
+pub const KEPT_ENDS: u64 = 1;
+
 /// Key of the table of refused destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -360,17 +423,20 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 3);
+    assert!(crate::ABI_VERSION == 4);
     assert!(size_of::<Binding>() == 24);
     assert!(size_of::<State>() == 5248);
     assert!(size_of::<Process>() == 24);
-    assert!(size_of::<SocketState>() == 96);
+    assert!(size_of::<SocketState>() == 112);
+    assert!(size_of::<Approved>() == 48);
     assert!(size_of::<UdpFlow>() == 32);
     assert!(size_of::<UdpFlows>() == 16384);
     assert!(size_of::<CgroupEvent>() == 528);
     assert!(size_of::<LocalKey>() == 24);
     assert!(size_of::<Note>() == 32);
     assert!(size_of::<Interface>() == 8344);
+    assert!(size_of::<KeptKey>() == 48);
+    assert!(size_of::<Kept>() == 16);
     assert!(size_of::<RefusedKey>() == 32);
     assert!(size_of::<Record>() == 88);
     assert!(size_of::<WallClock>() == 16);

@@ -1,8 +1,7 @@
 //! The backstop: the host's end of a workload's wire. Whatever made a frame, it comes by here, so each packet is judged
 //! once more by its outermost header. A socket, where the packet still has one, only tells whose policy applies.
 //!
-//! It writes nothing that stands with a socket: egress does, under the socket's lock, perhaps on another processor at this
-//! very moment.
+//! It writes nothing that stands with a socket: egress does, perhaps on another processor at this very moment.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::macros::classifier;
@@ -12,11 +11,12 @@ use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
 use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
-use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, note_key};
+use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
+use crate::kept::kept_on_wire;
 use crate::maps::INTERFACES;
-use crate::memory::{already_counted, stored, udp_reply};
+use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};
 use crate::shared::{NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
 use crate::tuple::belongs_to_caller;
@@ -34,7 +34,6 @@ const AF_PACKET: u32 = 17;
 const AF_XDP: u32 = 44;
 
 const IPPROTO_IGMP: u8 = 2;
-const TCP_RST: u8 = 4;
 const ECHO: u16 = 8;
 const ECHO_REPLY: u16 = 0;
 const ECHO_V6: u16 = 128;
@@ -198,8 +197,21 @@ impl Sender {
 
     #[inline(always)]
     fn by_policy(&self, packet: &Packet) -> Verdict {
+        // What egress found allowed a moment ago, for this very destination, is: it would be judged by the same ruleset.
+        if let Some(socket) = stored(self.sk)
+            && !self.workload.quarantined()
+            && remembered(&self.workload, socket, packet, WAY_UPLINK)
+        {
+            return refused(Reason::Allowed);
+        }
         let verdict = judge(&self.workload, packet, self.flags(packet), self.index);
-        if verdict.reason.allows() || self.is_known {
+        if verdict.reason.allows() {
+            return verdict;
+        }
+        if kept_on_wire(self.skb, self.interface, &self.workload, self.is_known, packet, verdict.reason) {
+            return refused(Reason::Allowed);
+        }
+        if self.is_known {
             return verdict;
         }
         if self.answers(packet) && (!self.workload.quarantined() || is_node(packet.destination)) {

@@ -1,4 +1,5 @@
-//! connect and sendmsg: refuse early, so that the application sees EPERM at once, and note who asked.
+//! connect and sendmsg: refuse early, so that the application sees EPERM at once, and note who asked. Where somebody's
+//! program above may still rewrite the address, the refusal is left to [`crate::rewritten`], which sees what became of it.
 //!
 //! Not a boundary: an ancestor's program can undo the refusal and some protocols never call these hooks. Egress is.
 
@@ -7,20 +8,25 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
+use egress_warden_common::backend::{NAMED_ALLOWED, NAMED_REFUSED};
 use egress_warden_common::packet::Packet;
-use egress_warden_common::reason::IPPROTO_TCP;
+use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::socket::SOCK_STREAM;
-use egress_warden_common::state::{COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
-use egress_warden_common::{Address, Verdict};
+use egress_warden_common::state::{
+    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState, WAY_UPLINK,
+};
+use egress_warden_common::{Address, Reason, Verdict};
 
-use crate::maps::SOCKETS;
-use crate::memory::{ANY_PORT, forget_datagram, remember_counted, udp_reply};
-use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge};
+use crate::backends::backends;
+use crate::kept::chose_anew;
+use crate::maps::{NAMED, SOCKETS};
+use crate::memory::{ANY_PORT, forget_datagram, remember_counted, remembered, udp_reply};
+use crate::shared::{NO_PACKET, UDP_REPLY, UNSENT, judge_itself};
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump, current_process};
 
-const REFUSE: i32 = 0;
-const PROCEED: i32 = 1;
+pub(crate) const REFUSE: i32 = 0;
+pub(crate) const PROCEED: i32 = 1;
 
 /// IPv4 connect.
 #[cgroup_sock_addr(connect4)]
@@ -48,13 +54,20 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
+    let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
+    chose_anew(socket.as_deref_mut());
     // SAFETY: a field of the program's context.
     let kind = unsafe { (*ctx.sock_addr).type_ };
     // A datagram connect sends nothing, and resolvers do it to every answer just to sort addresses: its datagrams are
     // judged, it is not.
+    if let Some(socket) = socket.as_deref_mut() {
+        socket.process = current_process();
+        if kind != SOCK_STREAM {
+            forget_datagram(socket);
+        }
+    }
     if kind != SOCK_STREAM {
-        forget_datagram(socket);
+        name_peer(ctx, &workload, socket.as_deref(), destination);
         return PROCEED;
     }
     // Whatever this socket was, it begins a flow of its own now. (At egress the SYN says so; a socket in repair mode
@@ -70,7 +83,8 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     }
     let port = port(ctx);
     let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);
-    if verdict.reason.allows() {
+    let call = Call { destination, port, protocol: IPPROTO_TCP, connects: true, may_defer: true };
+    if call.is_left_to_last(ctx, &workload, &verdict) || verdict.reason.allows() {
         return PROCEED;
     }
     let audit = workload.is_audit();
@@ -93,18 +107,28 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 
 #[inline(always)]
 fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
-    let Some((workload, mut socket)) = note(ctx) else { return REFUSE };
-    forget_datagram(socket.as_deref_mut());
-    // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
-    if workload.is_audit() {
-        return PROCEED;
-    }
+    let Some((workload, mut socket)) = whose(ctx) else { return REFUSE };
     let port = port(ctx);
     // SAFETY: a field of the program's context.
     let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol as u8, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    if let Some(socket) = socket.as_deref_mut() {
+        forget_datagram(socket);
+        // Most datagrams go where the one before went. Should this one leave by loopback, egress judges that.
+        let packet = Packet { destination, protocol, port, ..NO_PACKET };
+        if !workload.quarantined() && remembered(&workload, socket, &packet, WAY_UPLINK) {
+            return PROCEED;
+        }
+        socket.process = current_process();
+    }
+    // In audit the datagram goes on to egress, which counts it: counting here as well would count it twice.
+    let audit = workload.is_audit();
+    if audit && backends(workload.slot).is_none() {
+        return PROCEED;
+    }
     let reply = if udp_reply(sk.cast(), destination, port, ANY_PORT) { UDP_REPLY } else { 0 };
     let verdict = verdict(&workload, socket.as_deref(), destination, protocol, port, reply);
-    if verdict.reason.allows() {
+    let call = Call { destination, port, protocol, connects: false, may_defer: reply == 0 };
+    if call.is_left_to_last(ctx, &workload, &verdict) || verdict.reason.allows() || audit {
         return PROCEED;
     }
     // In quarantine. Somebody else began it: as at egress, it is no violation.
@@ -120,9 +144,67 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     REFUSE
 }
 
-/// Whose socket it is, and what is remembered with it; notes the process.
+/// A datagram socket is connected: where to is noted, so that its datagrams are known by it.
 #[inline(always)]
-fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketState>)> {
+fn name_peer(ctx: &SockAddrContext, workload: &Workload, socket: Option<&SocketState>, destination: Address) {
+    // SAFETY: a field of the program's context.
+    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
+    if protocol != IPPROTO_UDP || backends(workload.slot).is_none() {
+        return;
+    }
+    let port = port(ctx);
+    let verdict = verdict(workload, socket, destination, protocol, port, 0);
+    let call = Call { destination, port, protocol, connects: true, may_defer: false };
+    call.is_left_to_last(ctx, workload, &verdict);
+}
+
+/// What the application asks for.
+struct Call {
+    destination: Address,
+    port: u16,
+    protocol: u8,
+    connects: bool,
+    /// May a refusal wait for what becomes of the address?
+    may_defer: bool,
+}
+
+impl Call {
+    /// Where the address may be rewritten above, notes it for the last program that sees this call. True where that one has
+    /// to decide: what the policy denies by name is refused here, whatever would become of it.
+    #[inline(always)]
+    fn is_left_to_last(&self, ctx: &SockAddrContext, workload: &Workload, verdict: &Verdict) -> bool {
+        let Some(table) = backends(workload.slot) else { return false };
+        // SAFETY: a field of the program's context.
+        let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+        if sk.is_null() {
+            return false;
+        }
+        let Some(named) = NAMED.get_or_create(sk.cast()) else {
+            bump!(workload, storage_failed);
+            return false;
+        };
+        // SAFETY: the socket's storage; the socket is locked by its caller.
+        let named = unsafe { &mut *named };
+        if self.connects || named.epoch != table.epoch {
+            named.backend.seen = 0;
+        }
+        named.epoch = table.epoch;
+        named.address = self.destination.to_bytes();
+        named.port = self.port;
+        named.protocol = self.protocol;
+        named.verdict = match verdict.reason {
+            Reason::Allowed => NAMED_ALLOWED,
+            Reason::Denied => 0,
+            reason if !reason.allows() && self.may_defer => NAMED_REFUSED,
+            _ => 0,
+        };
+        named.verdict == NAMED_REFUSED
+    }
+}
+
+/// Whose socket it is, and what is remembered with it.
+#[inline(always)]
+fn whose(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketState>)> {
     // SAFETY: a field of the program's context.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if sk.is_null() {
@@ -147,7 +229,6 @@ fn note(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketSt
         // SAFETY: `sock_addr` is the program's context; the answer is the socket's namespace.
         socket.netns_cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     }
-    socket.process = current_process();
     Some((workload, Some(socket)))
 }
 
@@ -162,23 +243,23 @@ fn verdict(
 ) -> Verdict {
     let socket_flags = socket.map_or(0, |socket| workload.flags_of(socket)) & !SOCKET_INBOUND;
     let packet = Packet { destination, protocol, port, ..NO_PACKET };
-    judge(workload, &packet, socket_flags | reply, UNSENT)
+    judge_itself(workload, &packet, socket_flags | reply, UNSENT)
 }
 
 #[inline(always)]
-fn port(ctx: &SockAddrContext) -> u16 {
+pub(crate) fn port(ctx: &SockAddrContext) -> u16 {
     // SAFETY: a field of the program's context, in network byte order.
     u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16)
 }
 
 #[inline(always)]
-fn address_v4(ctx: &SockAddrContext) -> Address {
+pub(crate) fn address_v4(ctx: &SockAddrContext) -> Address {
     // SAFETY: a field of the program's context, in network byte order.
     Address::v4(u32::from_be(unsafe { (*ctx.sock_addr).user_ip4 }))
 }
 
 #[inline(always)]
-fn address_v6(ctx: &SockAddrContext) -> Address {
+pub(crate) fn address_v6(ctx: &SockAddrContext) -> Address {
     let context: *const bpf_sock_addr = ctx.sock_addr;
     let word = |index: usize| {
         // SAFETY: a field of the program's context, in network byte order; read one by one, as the verifier rewrites

@@ -6,13 +6,18 @@ use aya_log_ebpf::debug;
 use egress_warden_common::Verdict;
 use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_UDP, Reason};
-use egress_warden_common::state::{COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState};
+use egress_warden_common::state::{
+    COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState, WAY_LOOPBACK, WAY_SERVICE, WAY_UPLINK,
+};
 
+use crate::backends::judge_service;
+use crate::kept::{Kept, kept_by_socket};
 use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
 };
 use crate::shared::{
-    NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply, judge, refused, walk,
+    LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply,
+    judge_itself, refused, walk,
 };
 use crate::violation::{Attempt, count};
 use crate::workload::{Workload, bump};
@@ -42,13 +47,17 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     if !unreadable.allows() {
         return refuse(&workload, socket, &packet, refused(unreadable), answers_caller);
     }
+    // SAFETY: a field of the program's context.
+    let interface = unsafe { (*skb).ifindex };
+    let way = if interface == LOOPBACK_INTERFACE { WAY_LOOPBACK } else { WAY_UPLINK };
     let mut socket_flags = 0;
     if let Some(socket) = socket.as_deref_mut() {
         // A socket that begins a flow of its own is judged by destination, whatever it was before: the mark outlives
         // connect(AF_UNSPEC) and would otherwise open every destination.
         if packet.begins_tcp() {
             socket.flags &= !SOCKET_INBOUND;
-        } else if !workload.quarantined() && remembered(&workload, socket, &packet) {
+        } else if way == WAY_UPLINK && !workload.quarantined() && remembered(&workload, socket, &packet, way)
+        {
             return PASS;
         }
         socket_flags = workload.flags_of(socket);
@@ -56,21 +65,25 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     if packet.protocol == IPPROTO_UDP && udp_reply(sk, packet.destination, packet.port, packet.source_port) {
         socket_flags |= UDP_REPLY;
     }
-    // SAFETY: a field of the program's context.
-    let interface = unsafe { (*skb).ifindex };
-    let verdict = judge(&workload, &packet, socket_flags, interface);
+    let mut verdict = judge_itself(&workload, &packet, socket_flags, interface);
+    let by_service = judge_service(&workload, &packet, sk, interface, &mut verdict);
     if matches!(verdict.reason, Reason::Allowed) {
-        // A listener answers many callers, on several processors at once: nothing of it is worth remembering.
+        let way = if by_service { WAY_SERVICE } else { way };
+        // A listener answers many callers: nothing of it is worth remembering.
         if !answers_caller {
-            remember(&workload, socket, &packet, &verdict);
+            remember(&workload, socket, &packet, &verdict, way);
         }
         return PASS;
     }
     if verdict.reason.allows() {
         return PASS;
     }
+    let kept = kept_by_socket(skb, &workload, socket.as_deref(), &packet, verdict.reason);
+    if matches!(kept, Kept::GoesOn) {
+        return PASS;
+    }
     debug!(&ctx, "packet to port {} refused, reason {}", packet.port, verdict.reason as u8);
-    let answers_caller = answers_caller || is_reply(&packet, socket_flags);
+    let answers_caller = answers_caller || is_reply(&packet, socket_flags) || matches!(kept, Kept::Ends);
     refuse(&workload, socket, &packet, verdict, answers_caller)
 }
 

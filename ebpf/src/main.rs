@@ -8,14 +8,17 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros hand over the context by value")]
 
 mod atomic;
+mod backends;
 mod backstop;
 mod cgroups;
 mod connect;
 mod egress;
 mod ingress;
+mod kept;
 mod maps;
 mod memory;
 mod notes;
+mod rewritten;
 mod rules;
 mod shared;
 mod socket;

@@ -8,11 +8,13 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
+use egress_warden_common::backend::{Backends, Named};
 use egress_warden_common::limits::{
-    CGROUPS_BYTES, MAX_INTERFACES, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
+    CGROUPS_BYTES, MAX_INTERFACES, MAX_KEPT, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS,
+    RECORDS_BYTES,
 };
 use egress_warden_common::state::{
-    Binding, Interface, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
+    Binding, Interface, Kept, KeptKey, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
 };
 
 /// Cgroup id to slot.
@@ -39,6 +41,15 @@ pub(crate) static LOCALS: HashMap<LocalKey, u8> = HashMap::with_max_entries(MAX_
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Interface> =
     HashMap::with_max_entries(MAX_INTERFACES, BPF_F_NO_PREALLOC);
+
+/// Slot to the backends that services of the workload were rewritten to; of workloads below a program that may rewrite.
+#[map]
+pub(crate) static BACKENDS: HashMap<u32, Backends> =
+    HashMap::with_max_entries(MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+
+/// Flows that are older than the enforcement of their workload.
+#[map]
+pub(crate) static KEPT: HashMap<KeptKey, Kept> = HashMap::with_max_entries(MAX_KEPT, BPF_F_NO_PREALLOC);
 
 /// Refused attempts by destination.
 #[map]
@@ -68,6 +79,10 @@ pub(crate) static SOCKETS: SocketStorage<SocketState, { (BPF_F_NO_PREALLOC | BPF
 /// The inbound UDP flows of a socket. Apart, because few sockets need one and it is large.
 #[btf_map]
 pub(crate) static UDP_FLOWS: SocketStorage<UdpFlows, { BPF_F_NO_PREALLOC as usize }> = SocketStorage::new();
+
+/// What the application named with a socket whose calls may be rewritten. No socket inherits it.
+#[btf_map]
+pub(crate) static NAMED: SocketStorage<Named, { BPF_F_NO_PREALLOC as usize }> = SocketStorage::new();
 
 /// A BTF-defined socket storage map. aya-ebpf's own has no way to say `BPF_F_CLONE` and no access from `cgroup_skb`.
 #[repr(C)]

@@ -4,10 +4,10 @@ use core::ffi::c_void;
 use egress_warden_common::decide::Clock;
 use egress_warden_common::limits::UDP_FLOW_WAYS;
 use egress_warden_common::packet::Packet;
-use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
+use egress_warden_common::reason::IPPROTO_UDP;
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{
-    COUNTED_DATAGRAM, COUNTED_FLOW, SOCKET_TCP, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open,
+    Approved, COUNTED_DATAGRAM, COUNTED_FLOW, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open,
     udp_flow_set,
 };
 use egress_warden_common::{Address, Protocol, Verdict};
@@ -26,43 +26,95 @@ pub(crate) fn stored(sk: *mut c_void) -> Option<&'static mut SocketState> {
     SOCKETS.get(sk).map(|socket| unsafe { &mut *socket })
 }
 
-/// Was this destination allowed to this socket before, by the ruleset that is still in force?
-///
-/// Asked of TCP sockets alone. Two processors may send from one UDP socket at once, and what they remember of two
-/// allowed destinations may mix: the address of the one with the port of the other is allowed to nobody.
+/// Was this destination allowed to this socket before, on this way and by the ruleset that is still in force?
 #[inline(always)]
-pub(crate) fn remembered(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
-    packet.protocol == IPPROTO_TCP
-        && socket.flags & SOCKET_TCP != 0
-        && same_allowed(workload, socket, packet)
-        && (socket.allowed_until == FOREVER || KernelClock.unix_seconds() < socket.allowed_until)
+pub(crate) fn remembered(workload: &Workload, socket: &mut SocketState, packet: &Packet, way: u8) -> bool {
+    let whose = u64::from(workload.binding.serial) << 32 | u64::from(workload.slot);
+    // SAFETY: the socket's storage, and a packet on the program's stack.
+    unsafe { fits_approved(socket, packet, workload.generation, whose, way.into()) != 0 }
+}
+
+// Checked by the verifier once, by itself: see `shared`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn fits_approved(
+    socket: *mut SocketState,
+    packet: *const Packet,
+    generation: u32,
+    whose: u64,
+    way: u32,
+) -> u32 {
+    // SAFETY: the verifier checked the sizes of what they point at.
+    let (Some(socket), Some(packet)) = (unsafe { socket.as_mut() }, unsafe { packet.as_ref() }) else {
+        return 0;
+    };
+    let fits = |approved: &Approved| {
+        approved.generation == generation
+            && u64::from(approved.serial) << 32 | u64::from(approved.slot) == whose
+            && approved.port == packet.port
+            && approved.protocol == packet.protocol
+            && u32::from(approved.way) == way
+            && Address::from_bytes(approved.destination) == packet.destination
+            && (approved.until == FOREVER || KernelClock.unix_seconds() < approved.until)
+    };
+    u32::from(matches!(look(socket, fits), Some(true)))
+}
+
+/// What `fits` says of the verdict that stands with a socket; `None` where another processor wrote it meanwhile.
+#[inline(always)]
+fn look(socket: &mut SocketState, fits: impl FnOnce(&Approved) -> bool) -> Option<bool> {
+    let approved = &raw mut socket.approved;
+    let turn = turn_of(approved);
+    if is_being_written(turn) {
+        return None;
+    }
+    // SAFETY: the socket's storage. What is read counts only if nobody wrote meanwhile.
+    let fits = fits(unsafe { &*approved });
+    if turn_of(approved) == turn { Some(fits) } else { None }
 }
 
 #[inline(always)]
-fn same_allowed(workload: &Workload, socket: &SocketState, packet: &Packet) -> bool {
-    socket.allowed_generation == workload.generation
-        && socket.allowed_port == packet.port
-        && socket.allowed_protocol == packet.protocol
-        && Address::from_bytes(socket.allowed) == packet.destination
+const fn is_being_written(turn: u64) -> bool {
+    turn & 1 != 0
 }
 
+/// An addition of nothing, because it is a barrier as well: what stands before it is read before, what stands behind it
+/// after.
+#[inline(always)]
+fn turn_of(approved: *mut Approved) -> u64 {
+    // SAFETY: an aligned field of the socket's storage.
+    unsafe { atomic::add(&raw mut (*approved).turn, 0) }
+}
+
+/// Remembers that this destination is allowed, and counts the flow if it is a new one. Where another processor is at it,
+/// that one's destination is kept.
 #[inline(always)]
 pub(crate) fn remember(
     workload: &Workload,
     socket: Option<&mut SocketState>,
     packet: &Packet,
     verdict: &Verdict,
+    way: u8,
 ) {
     if let Some(socket) = socket {
-        let known = same_allowed(workload, socket, packet);
-        socket.allowed_generation = 0;
-        socket.allowed = packet.destination.to_bytes();
-        socket.allowed_port = packet.port;
-        socket.allowed_protocol = packet.protocol;
-        socket.allowed_until = verdict.until;
-        socket.allowed_generation = workload.generation;
-        if known {
+        if remembered(workload, socket, packet, way) {
             return;
+        }
+        let approved = &raw mut socket.approved;
+        let turn = turn_of(approved);
+        // SAFETY: an aligned field of the socket's storage.
+        if !is_being_written(turn) && unsafe { atomic::replace(&raw mut (*approved).turn, turn, turn + 1) } {
+            let approved = &mut socket.approved;
+            approved.destination = packet.destination.to_bytes();
+            approved.until = verdict.until;
+            approved.generation = workload.generation;
+            approved.serial = workload.binding.serial;
+            approved.slot = workload.slot;
+            approved.port = packet.port;
+            approved.protocol = packet.protocol;
+            approved.way = way;
+            // SAFETY: see above.
+            unsafe { atomic::add(&raw mut approved.turn, 1) };
         }
     }
     let protocol = bounded(Protocol::from_ip(packet.protocol) as usize, Protocol::ALL.len());
@@ -99,10 +151,8 @@ pub(crate) fn datagram_counted(socket: &mut SocketState, packet: &Packet) -> boo
 
 /// The next datagram is another one than sendmsg counted.
 #[inline(always)]
-pub(crate) fn forget_datagram(socket: Option<&mut SocketState>) {
-    if let Some(socket) = socket
-        && socket.counted_valid == COUNTED_DATAGRAM
-    {
+pub(crate) fn forget_datagram(socket: &mut SocketState) {
+    if socket.counted_valid == COUNTED_DATAGRAM {
         socket.counted_valid = 0;
     }
 }
@@ -155,13 +205,17 @@ unsafe extern "C" fn find_flow(
     0
 }
 
-/// Is the datagram's sender the peer that this socket wrote to last, by the allowlist? Then the flow began inside.
+/// Is the datagram's sender the peer that this socket wrote to last, by the allowlist of then? Then the flow began inside.
+/// Where it cannot be told, it may have.
 #[inline(always)]
-pub(crate) fn asked(socket: &SocketState, packet: &Packet) -> bool {
-    socket.allowed_generation != 0
-        && socket.allowed_protocol == IPPROTO_UDP
-        && socket.allowed_port == packet.source_port
-        && Address::from_bytes(socket.allowed) == packet.source
+pub(crate) fn asked(socket: &mut SocketState, packet: &Packet) -> bool {
+    let asked = look(socket, |approved| {
+        approved.generation != 0
+            && approved.protocol == IPPROTO_UDP
+            && approved.port == packet.source_port
+            && Address::from_bytes(approved.destination) == packet.source
+    });
+    !matches!(asked, Some(false))
 }
 
 /// Notes the flow that this datagram begins or goes on with.

@@ -1,10 +1,9 @@
 //! The ruleset's words and the wall clock, as the verdict wants them.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use aya_ebpf::helpers::generated::bpf_loop;
-use core::ffi::c_void;
+use egress_warden_common::Address;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
-use egress_warden_common::ruleset::{Search, Words};
+use egress_warden_common::ruleset::{Words, search};
 
 use crate::maps::{CLOCK, WORDS};
 
@@ -18,16 +17,18 @@ impl Words for KernelWords {
     }
 
     #[inline(always)]
-    fn run(&self, search: &mut Search) {
-        // SAFETY: `step` is a function of the signature that `bpf_loop` calls, with the pointer given here.
-        unsafe { bpf_loop(Search::MAX_STEPS, step as *mut c_void, core::ptr::from_mut(search).cast(), 0) };
+    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
+        let run = u64::from(position) << 32 | u64::from(length);
+        // SAFETY: takes numbers.
+        unsafe { search_words(run, stride, key.high, key.low) }
     }
 }
 
-unsafe extern "C" fn step(_: u64, search: *mut c_void) -> i64 {
-    // SAFETY: `run` passes a `Search` that outlives the loop.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    i64::from(search.step(&KernelWords))
+// Checked by the verifier once, by itself: see `shared`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn search_words(run: u64, stride: u32, high: u64, low: u64) -> u32 {
+    search(&KernelWords, (run >> 32) as u32, run as u32, stride, Address { high, low })
 }
 
 /// Boot time plus the offset that the agent tells.

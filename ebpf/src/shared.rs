@@ -13,6 +13,7 @@ use egress_warden_common::ruleset::{FOREVER, NO_RULE, Ruleset};
 use egress_warden_common::state::SOCKET_INBOUND;
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 
+use crate::backends::judge_service;
 use crate::rules::{KernelClock, KernelWords};
 use crate::workload::{Workload, in_own_namespace, is_node};
 
@@ -136,9 +137,23 @@ pub(crate) const UNSENT: u32 = 0;
 /// Beside the flags of a socket: this datagram answers an inbound one.
 pub(crate) const UDP_REPLY: u32 = 1 << 31;
 
-/// Asks [`decide`] about a packet of the workload, leaving by `interface` from a socket with these flags.
+/// Asks [`decide`] about a packet of the workload, leaving by `interface` from a socket with these flags; and about the
+/// service that its destination stands for.
 #[inline(always)]
 pub(crate) fn judge(workload: &Workload, packet: &Packet, socket_flags: u32, interface: u32) -> Verdict {
+    let mut verdict = judge_itself(workload, packet, socket_flags, interface);
+    judge_service(workload, packet, core::ptr::null_mut(), interface, &mut verdict);
+    verdict
+}
+
+/// Asks [`decide`] about the packet's own destination only.
+#[inline(always)]
+pub(crate) fn judge_itself(
+    workload: &Workload,
+    packet: &Packet,
+    socket_flags: u32,
+    interface: u32,
+) -> Verdict {
     let mut verdict = refused(Reason::NoRuleset);
     // Slot and ruleset in one: five arguments is all that a function may have.
     let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);

@@ -36,7 +36,7 @@ pub(crate) fn note_socket(ctx: SockContext) -> i32 {
     };
     let reason = judge_socket(&Ruleset::new(&KernelWords, workload.ruleset), &made);
     if reason.allows() {
-        return note(&ctx);
+        return note(&ctx, &workload);
     }
     let audit = workload.is_audit();
     let verdict = refused(reason);
@@ -46,7 +46,7 @@ pub(crate) fn note_socket(ctx: SockContext) -> i32 {
     attempt.audit = audit;
     count(&workload, &attempt);
     if audit {
-        return note(&ctx);
+        return note(&ctx, &workload);
     }
     // A raw socket is a matter of permission; who asks for another protocol falls back to TCP or UDP when he hears that
     // there is none. (Where it cannot be set it stays EPERM.)
@@ -61,18 +61,25 @@ pub(crate) fn note_socket(ctx: SockContext) -> i32 {
 /// MPTCP one, without a call of [`note_socket`], and lets it listen.
 #[cgroup_sock(post_bind4)]
 pub(crate) fn note_bound4(ctx: SockContext) -> i32 {
-    note(&ctx)
+    note_bound(&ctx)
 }
 
 /// The same over IPv6.
 #[cgroup_sock(post_bind6)]
 pub(crate) fn note_bound6(ctx: SockContext) -> i32 {
-    note(&ctx)
+    note_bound(&ctx)
 }
 
 #[inline(always)]
-fn note(ctx: &SockContext) -> i32 {
-    let Some(workload) = Workload::of_current() else { return PROCEED };
+fn note_bound(ctx: &SockContext) -> i32 {
+    match Workload::of_current() {
+        Some(workload) => note(ctx, &workload),
+        None => PROCEED,
+    }
+}
+
+#[inline(always)]
+fn note(ctx: &SockContext, workload: &Workload) -> i32 {
     let Some(socket) = SOCKETS.get_or_create(ctx.sock.cast()) else {
         bump!(workload, storage_failed);
         return PROCEED;

@@ -69,7 +69,7 @@ unsafe fn is_inbound(found: *mut bpf_sock, packet: &Packet) -> u32 {
 
 /// As the far end would send: what it calls its source is the packet's destination.
 #[inline(always)]
-fn tuple_of(packet: &Packet) -> (bpf_sock_tuple, u32) {
+pub(crate) fn tuple_of(packet: &Packet) -> (bpf_sock_tuple, u32) {
     let (sport, dport) = (packet.port.to_be(), packet.source_port.to_be());
     let (far, near) = (packet.destination, packet.source);
     if let (Some(far), Some(near)) = (far.as_v4(), near.as_v4()) {

@@ -79,7 +79,6 @@ impl Workload {
         socket.slot = self.slot + 1;
         socket.serial = self.binding.serial;
         socket.flags &= SOCKET_TCP;
-        socket.allowed_generation = 0;
         socket.counted_valid = 0;
     }
 

@@ -30,6 +30,13 @@ pub struct Hook {
     attach_type: u32,
 }
 
+impl Hook {
+    /// The one with these numbers.
+    pub(crate) const fn new(kind: u32, attach_type: u32) -> Hook {
+        Hook { kind, attach_type }
+    }
+}
+
 /// Packets that leave.
 pub const EGRESS: Hook = Hook { kind: 8, attach_type: 1 };
 /// Sockets that are made.

@@ -51,7 +51,18 @@ impl TestCgroup {
     pub fn named(prefix: &str) -> Result<TestCgroup> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = cgroup2_mount()?.join(format!("{prefix}-{}-{number}", process::id()));
+        Self::at(cgroup2_mount()?.join(format!("{prefix}-{}-{number}", process::id())))
+    }
+
+    /// Makes one below this one. It has to be dropped first.
+    ///
+    /// # Errors
+    /// When there is one of this name.
+    pub fn child(&self, name: &str) -> Result<TestCgroup> {
+        Self::at(self.path.join(name))
+    }
+
+    fn at(path: PathBuf) -> Result<TestCgroup> {
         fs::create_dir(&path).with_context(|| format!("cannot make {} (root is needed)", path.display()))?;
         let mut keeper = match start_keeper(&path) {
             Ok(keeper) => keeper,

@@ -13,6 +13,8 @@ mod bad_edits;
 mod churn;
 #[path = "agent/contained.rs"]
 mod contained;
+#[path = "agent/existing.rs"]
+mod existing;
 #[path = "agent/figures.rs"]
 mod figures;
 #[path = "agent/hostile.rs"]
@@ -31,6 +33,8 @@ mod overflow;
 mod quarantined;
 #[path = "agent/raw.rs"]
 mod raw;
+#[path = "agent/reach.rs"]
+mod reach;
 #[path = "agent/reload.rs"]
 mod reload;
 #[path = "agent/selftest.rs"]

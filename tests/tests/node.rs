@@ -7,12 +7,20 @@ mod support;
 
 #[path = "node/adoption.rs"]
 mod adoption;
+#[path = "node/approvals.rs"]
+mod approvals;
 #[path = "node/backstop.rs"]
 mod backstop;
 #[path = "node/before.rs"]
 mod before;
 #[path = "node/figures.rs"]
 mod figures;
+#[path = "node/followed.rs"]
+mod followed;
+#[path = "node/loadbalancer.rs"]
+mod loadbalancer;
+#[path = "node/older.rs"]
+mod older;
 #[path = "node/release.rs"]
 mod release;
 #[path = "node/rulesets.rs"]

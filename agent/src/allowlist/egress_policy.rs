@@ -140,13 +140,8 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
         later.extend(fields.pair(key).map(|pair| Later { at: pair.key_at, what, agent }));
     };
     if let Some(node) = fields.get("existing") {
-        let judge = ("judge", Existing::Judge);
-        let words = [("judge", judge), ("keep", ("keep", Existing::Keep)), ("cut", ("cut", Existing::Cut))];
-        let (word, existing) = one_of(node, "existing", &words, report).unwrap_or(judge);
-        settings.existing = existing;
-        if existing != Existing::Judge {
-            add("existing", format!("existing: {word}"), false);
-        }
+        let words = [("judge", Existing::Judge), ("keep", Existing::Keep), ("cut", Existing::Cut)];
+        settings.existing = one_of(node, "existing", &words, report).unwrap_or_default();
     }
     if let Some(node) = fields.get("require") {
         let words = [("backstop", "backstop")];

@@ -228,6 +228,7 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
             loopback: document.loopback,
             raw: document.raw,
             quarantine: quarantine.into_iter().collect(),
+            existing: document.settings.existing,
             require_backstop: document.settings.require.contains("backstop"),
             beyond_exec: document.later.into_iter().map(|one| later(one, sources)).collect(),
         },

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
 use crate::control::protocol::{
-    Allowlists, Answer, Interface, OtherProgram, Policy, Request, Status, Workload,
+    Allowlists, Answer, Held, Interface, OtherProgram, Policy, Request, Status, Workload,
 };
 use crate::text::{visible, visible_lines};
 
@@ -58,6 +58,9 @@ fn text(status: &Status) -> String {
         let why = interface.why.as_deref().unwrap_or("unknown");
         line(&mut out, "no backstop", &format!("{}: {}: {why}", workload.workload, interface.name));
     }
+    for workload in &status.workloads {
+        in_reach(&mut out, workload);
+    }
     for other in &status.others {
         line(&mut out, "also there", &also(other));
     }
@@ -78,11 +81,41 @@ fn text(status: &Status) -> String {
     out
 }
 
+/// What the workload has by which packets leave unjudged.
+fn in_reach(out: &mut String, workload: &Workload) {
+    let name = &workload.workload;
+    for Held { capability, why, processes, pid } in workload.capabilities.iter().flat_map(|all| &all.held) {
+        let who = if *processes == 1 {
+            format!("process {pid}")
+        } else {
+            format!("{processes} processes, {pid} one of them")
+        };
+        line(out, "leads past", &format!("{name}: on the host's network with {capability}: {why} ({who})"));
+    }
+    if let Some(all) = workload.capabilities.as_ref().filter(|all| all.unexamined > 0) {
+        let unexamined = all.unexamined;
+        line(
+            out,
+            "leads past",
+            &format!("{name}: what {unexamined} of its threads or processes may do is not known"),
+        );
+    }
+    if let Some(rdma) = workload.rdma.as_ref().filter(|rdma| rdma.in_reach) {
+        let devices = if rdma.devices.is_empty() { "none known".to_owned() } else { rdma.devices.join(", ") };
+        let files = rdma.files.join(", ");
+        line(out, "in reach", &format!("{name}: {files}; RDMA devices ({}): {devices}", rdma.sharing));
+    }
+}
+
 /// Another program, in words.
 fn also(other: &OtherProgram) -> String {
-    let OtherProgram { path, hook, id, name, exclusive } = other;
+    let OtherProgram { path, hook, id, name, exclusive, followed } = other;
     let name = if name.is_empty() { "a program without name" } else { name };
-    let end = if *exclusive { ", without the multi flag: nothing below can be enforced anew" } else { "" };
+    let end = match (*exclusive, *followed) {
+        (true, _) => ", without the multi flag: nothing below can be enforced anew",
+        (false, true) => ", may rewrite addresses: calls are judged behind it",
+        (false, false) => "",
+    };
     format!("{}: {hook}: {name} (id {id}){end}", path.display())
 }
 

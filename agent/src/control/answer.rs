@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined, Quarantines, SCHEMA, Selftest,
-    Status, Workload,
+    Allowlists, Capabilities, Held, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined,
+    Quarantines, Rdma, SCHEMA, Selftest, Status, Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{
@@ -20,6 +20,7 @@ use crate::enforce::snapshot::{
 use crate::kernel;
 use crate::policy::Mode;
 use crate::quarantine::history::Entry;
+use crate::reach;
 use crate::workload::path_text;
 
 /// The whole.
@@ -71,6 +72,7 @@ fn policy(policy: &PolicyStatus) -> Policy {
 
 fn workload(workload: &WorkloadStatus) -> Workload {
     let violations_by_reason = violations(&workload.state);
+    let reach = workload.reach.as_ref();
     Workload {
         workload: workload.label.clone(),
         path: path_text(&workload.path).into(),
@@ -91,6 +93,8 @@ fn workload(workload: &WorkloadStatus) -> Workload {
         }
         .to_owned(),
         interfaces: workload.interfaces.iter().flatten().map(interface).collect(),
+        capabilities: reach.and_then(|reach| reach.capabilities.as_ref()).map(capabilities),
+        rdma: reach.map(|reach| rdma(&reach.rdma)),
         enforced_since: workload.enforced_since.map(rfc3339),
         failure: workload.failure.clone(),
         violations: violations_by_reason.values().flat_map(BTreeMap::values).sum(),
@@ -106,12 +110,37 @@ fn other(other: &kernel::OtherProgram) -> OtherProgram {
         id: other.id,
         name: other.name.clone(),
         exclusive: other.exclusive,
+        followed: other.followed,
     }
 }
 
 fn interface(interface: &InterfaceStatus) -> Interface {
     let tier = if interface.missing.is_none() { Tier::Backstop } else { Tier::Cgroup };
     Interface { name: interface.name.clone(), tier: tier.name().to_owned(), why: interface.missing.clone() }
+}
+
+fn capabilities(found: &reach::Capabilities) -> Capabilities {
+    let held = found.held.iter().map(|(name, held)| Held {
+        capability: (*name).to_owned(),
+        why: reach::capabilities::leads_past(name).to_owned(),
+        processes: held.processes,
+        pid: held.process,
+    });
+    Capabilities {
+        held: held.collect(),
+        obtainable: found.obtainable.iter().map(|name| (*name).to_owned()).collect(),
+        examined: found.examined,
+        unexamined: found.unexamined,
+    }
+}
+
+fn rdma(found: &reach::Rdma) -> Rdma {
+    Rdma {
+        in_reach: found.is_in_reach(),
+        sharing: found.sharing.name().to_owned(),
+        devices: found.devices.iter().cloned().collect(),
+        files: found.files.iter().cloned().collect(),
+    }
 }
 
 fn quarantine(quarantine: &QuarantineStatus) -> Quarantine {

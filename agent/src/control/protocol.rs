@@ -196,6 +196,9 @@ pub struct OtherProgram {
     pub name: String,
     /// Was it attached without the multi flag, so that nothing further can be attached below?
     pub exclusive: bool,
+    /// May it rewrite addresses, and do programs of the agent see what becomes of them?
+    #[serde(default)]
+    pub followed: bool,
 }
 
 /// Where the rules come from.
@@ -245,6 +248,13 @@ pub struct Workload {
     pub network: String,
     /// The interfaces by which it reaches the world.
     pub interfaces: Vec<Interface>,
+    /// What its processes may do, where it is in the host's network namespace; `None` where nobody has looked yet, or the
+    /// agent is of a version that does not.
+    #[serde(default)]
+    pub capabilities: Option<Capabilities>,
+    /// Its RDMA devices; `None` as above.
+    #[serde(default)]
+    pub rdma: Option<Rdma>,
     /// Since when it is enforced.
     pub enforced_since: Option<String>,
     /// Why it is not.
@@ -266,6 +276,45 @@ pub struct Interface {
     pub tier: String,
     /// Why it has no backstop.
     pub why: Option<String>,
+}
+
+/// What the processes of a workload may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Capabilities that lead past the programs of its cgroup.
+    pub held: Vec<Held>,
+    /// Those that none has, and that a program which is started may be given.
+    pub obtainable: Vec<String>,
+    /// Threads that were looked at.
+    pub examined: usize,
+    /// Those of which nothing could be read, or which were too many.
+    pub unexamined: usize,
+}
+
+/// A capability that leads past the programs of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its name, without `CAP_`.
+    pub capability: String,
+    /// How it does that.
+    pub why: String,
+    /// How many processes have it.
+    pub processes: usize,
+    /// One of them.
+    pub pid: u32,
+}
+
+/// The RDMA devices of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rdma {
+    /// Is any of the files there?
+    pub in_reach: bool,
+    /// `shared`, `exclusive` or `absent`: which network namespaces may use a device.
+    pub sharing: String,
+    /// Devices that its network namespace may use.
+    pub devices: Vec<String>,
+    /// Device files in its `/dev`.
+    pub files: Vec<String>,
 }
 
 /// A pod.

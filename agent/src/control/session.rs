@@ -105,7 +105,11 @@ async fn carry_out(
 ) -> Result<Answer, String> {
     let told = |Refusal(why): Refusal| why;
     match request {
-        Request::Status => Ok(Answer::Status(Box::new(answer::status(snapshot)))),
+        Request::Status => {
+            handle.look().await;
+            let snapshot = handle.snapshot().await.ok_or("the agent is ending")?;
+            Ok(Answer::Status(Box::new(answer::status(&snapshot))))
+        }
         Request::QuarantineList { history: wanted } => {
             let past = if wanted { Some(history()) } else { None };
             let past = past.transpose().map_err(|error| format!("the history cannot be read: {error}"))?;

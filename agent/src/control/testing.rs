@@ -18,6 +18,7 @@ pub(super) fn workload(path: &str) -> WorkloadStatus {
         tier: Tier::Cgroup,
         interfaces: None,
         host_network: false,
+        reach: None,
         enforced_since: None,
         failure: None,
         quarantine: None,

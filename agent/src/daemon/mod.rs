@@ -32,6 +32,7 @@ use crate::quarantine::actions::Kernel;
 use crate::quarantine::cut::{self, Told};
 use crate::quarantine::history::History;
 use crate::quarantine::state::boot_id;
+use crate::reach::{self, Looked};
 use crate::records::Event;
 use crate::records::audit_log::AuditLog;
 use crate::selftest::agent::Runner;
@@ -95,11 +96,12 @@ async fn serve(config: Config) -> Result<()> {
     let listener = TcpListener::bind(config.metrics_listen)
         .await
         .with_context(|| format!("metrics.listen {}", config.metrics_listen))?;
+    let (looks, looked) = reach::start().context("cannot start a thread")?;
     let (handle, requests) = Handle::new();
     let control = control::Server::bind(&config.control_socket)?;
     let state_dir = config.state_dir.clone();
     let history = Arc::new(move || History::open(&state_dir)?.newest(usize::MAX));
-    let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved);
+    let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved, looks);
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);
@@ -116,7 +118,7 @@ async fn serve(config: Config) -> Result<()> {
         tokio::spawn(runner.schedule(every));
     }
     tokio::select! {
-        ended = agent.run(requests, changed) => ended?,
+        ended = agent.run(requests, changed, looked) => ended?,
         () = control.serve(handle, history) => {}
         // Without a source no new workload would be enforced: whoever starts the agent again gets a working one.
         ended = sources.join_next() => match ended {
@@ -200,6 +202,7 @@ impl Agent {
         &mut self,
         mut requests: mpsc::Receiver<Request>,
         mut changed: mpsc::Receiver<crate::workload::Change>,
+        mut looked: mpsc::UnboundedReceiver<Looked>,
     ) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -217,6 +220,7 @@ impl Agent {
                 ready = self.clock_changed.readable() => { ready?.clear_ready(); self.set_clock() }
                 ready = ready(self.log.as_ref()) => { ready?; self.reconciler.node().flush_log() }
                 Some(done) = self.cut.recv() => self.reconciler.connections_ended(done),
+                Some(looked) = looked.recv() => self.reconciler.looked(looked),
                 Some(request) = requests.recv() => self.answer(request),
                 _ = hangup.recv() => self.allowlists.reload(&mut self.reconciler, &self.selected),
                 () = self.allowlists.changed() => self.allowlists.reload(&mut self.reconciler, &self.selected),
@@ -292,6 +296,7 @@ impl Agent {
                 drop(reply.send(self.reconciler.release_by_hand(&workload, &who, &why)));
             }
             Request::Detach(reply) => drop(reply.send(self.reconciler.detach())),
+            Request::Look(reply) => self.reconciler.look(Some(reply)),
             Request::Watch(reply) => drop(reply.send(self.watchers.subscribe())),
             Request::Selftest(reply) => {
                 let selftests = self.selftests.clone();

@@ -104,8 +104,12 @@ impl Reconciler {
 
     /// What came of ending a workload's connections. Who asked for its quarantine is answered only now.
     pub fn connections_ended(&mut self, done: Done) {
+        let older = self.older_ended(&done);
         let asked = self.asked.remove(&done.number);
         let problems = self.quarantines.ended(done);
+        if let Some(cgroup) = older {
+            self.tell_older(cgroup, &problems);
+        }
         if let Some(asked) = asked {
             asked.answer(problems);
         }

@@ -13,6 +13,8 @@ use crate::allowlist::Action;
 use crate::records::Event;
 use crate::selftest::{Report, SelftestError};
 
+/// How long who asks for the status waits for a look at processes and devices.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How long a trial waits for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,8 @@ pub enum Request {
     Detach(oneshot::Sender<Result<usize, Refusal>>),
     /// Violations as they happen.
     Watch(oneshot::Sender<broadcast::Receiver<Arc<Event>>>),
+    /// Look at what workloads have in reach; answered when it is known.
+    Look(oneshot::Sender<()>),
     /// Make a self-test.
     Selftest(oneshot::Sender<Result<Report, SelftestError>>),
     /// A self-test enforces its ruleset.
@@ -81,6 +85,11 @@ impl Handle {
     /// Everything at this moment. `None` when the agent is ending.
     pub async fn snapshot(&self) -> Option<Snapshot> {
         self.ask(Request::Snapshot).await
+    }
+
+    /// Has somebody look at what workloads have in reach, and waits for it: not long, for a workload can make a look endless.
+    pub async fn look(&self) {
+        let _ = tokio::time::timeout(LOOK_WITHIN, self.ask(Request::Look)).await;
     }
 
     /// Puts a workload into quarantine.

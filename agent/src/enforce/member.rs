@@ -13,6 +13,7 @@ use super::rules::Effective;
 use super::totals::{Counts, NO_COUNTS, Under};
 use crate::kernel::OwnNamespace;
 use crate::policy::Mode;
+use crate::reach::Reach;
 use crate::ruleset::RuleInfo;
 use crate::workload::Workload;
 
@@ -36,6 +37,8 @@ pub(super) struct Member {
     pub(super) lacking: Option<Instant>,
     /// Its network, as far as it was found.
     pub(super) namespace: Option<OwnNamespace>,
+    /// What it has in reach beside the network, as it was seen last.
+    pub(super) reach: Option<Reach>,
     /// Its quarantine was seen and followed up.
     pub(super) quarantine_seen: bool,
 }
@@ -53,6 +56,7 @@ impl Member {
             failure: None,
             lacking: None,
             namespace: None,
+            reach: None,
             quarantine_seen: false,
         }
     }
@@ -69,6 +73,7 @@ impl Member {
             failure: Some((reason, since)),
             lacking: None,
             namespace: None,
+            reach: None,
             quarantine_seen: false,
         }
     }

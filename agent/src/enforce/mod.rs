@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod existing;
 mod follow;
 mod handle;
 mod member;
 mod network;
 mod observe;
 mod others;
+mod reach;
 pub mod reconciler;
 pub mod rules;
 pub mod saved;

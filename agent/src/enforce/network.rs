@@ -25,6 +25,7 @@ impl Reconciler {
             }
         }
         member.namespace = Some(namespace);
+        self.reach.soon();
         self.note_lack(cgroup);
     }
 

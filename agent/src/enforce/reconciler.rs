@@ -4,23 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use egress_warden_common::state::State;
 use tracing::{error, info, warn};
 
 use super::Refusal;
+use super::existing::AtAttach;
 use super::follow::Asked;
 use super::member::{Member, open, under};
 use super::others::Others;
+use super::reach::Looks;
 use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
 use super::totals::{NO_COUNTS, Totals, Under};
 use crate::kernel::clock::boot_ns;
+use crate::kernel::node::How;
 use crate::kernel::{Adopted, Node};
 use crate::quarantine::Quarantines;
 use crate::quarantine::actions::Kernel;
+use crate::reach::Look;
 use crate::selftest::LastSelftest;
 use crate::workload::{Change, Workload};
 
@@ -41,6 +46,10 @@ pub struct Reconciler {
     pub(super) unfinished: Vec<u64>,
     /// Who waits until connections are ended, by number of the cut.
     pub(super) asked: HashMap<u64, Asked>,
+    /// Whose older connections are being ended, by number of the cut.
+    pub(super) cutting: HashMap<u64, u64>,
+    /// Workloads whose older connections an earlier agent did not end.
+    pub(super) unfinished_older: Vec<u64>,
     pub(super) delays: Delays,
     /// Seconds without enforcement of workloads that are enforced by now, or gone.
     pub(super) unenforced: f64,
@@ -48,6 +57,8 @@ pub struct Reconciler {
     pub(super) detached: bool,
     /// Other people's programs, as they were seen last.
     pub(super) others: Others,
+    /// Who looks at what workloads have in reach.
+    pub(super) reach: Looks,
     /// A ruleset that the kernel did not take when the policies changed.
     pub(super) behind: Option<String>,
     /// Which cgroups cannot be looked at, and why.
@@ -65,6 +76,7 @@ impl Reconciler {
         mount: PathBuf,
         quarantines: Quarantines<Kernel>,
         saved: Saved,
+        looks: Sender<Look>,
     ) -> Self {
         let reload = Reload {
             at: SystemTime::now(),
@@ -83,11 +95,14 @@ impl Reconciler {
             quarantines,
             unfinished: Vec::new(),
             asked: HashMap::new(),
+            cutting: HashMap::new(),
+            unfinished_older: Vec::new(),
             delays: Delays::default(),
             unenforced: 0.0,
             detached: false,
             behind: None,
             others: Others::default(),
+            reach: Looks::new(looks),
             unseen: None,
             saved,
             selftest: LastSelftest::default(),
@@ -95,6 +110,9 @@ impl Reconciler {
         for one in adopted {
             let member = reconciler.saved.member(one);
             reconciler.members.insert(one.cgroup, member);
+            if !reconciler.node.older(one.cgroup, How::Ends).is_empty() {
+                reconciler.unfinished_older.push(one.cgroup);
+            }
         }
         let quarantined: Vec<(u64, u64)> = adopted
             .iter()
@@ -198,11 +216,16 @@ impl Reconciler {
         let path = self.mount.join(workload.path.strip_prefix("/").unwrap_or(&workload.path));
         let words = &effective.compiled.words;
         let namespace = self.members.get(&cgroup).and_then(|member| member.namespace.as_ref());
-        let done = self.node.enforce(cgroup, directory.as_fd(), &path, words, namespace);
-        if let Err(refused) = done {
-            error!(workload = %workload.label(), error = %refused, "cannot be enforced");
-            return self.failed(workload, refused.to_string());
-        }
+        let at_attach = AtAttach::look(&effective, directory.as_fd(), &workload.label());
+        let older = at_attach.older();
+        let done = self.node.enforce_beside(cgroup, directory.as_fd(), &path, words, namespace, &older);
+        let left_out = match done {
+            Ok(left_out) => left_out,
+            Err(refused) => {
+                error!(workload = %workload.label(), error = %refused, "cannot be enforced");
+                return self.failed(workload, refused.to_string());
+            }
+        };
         let mut member = self
             .members
             .remove(&cgroup)
@@ -218,6 +241,8 @@ impl Reconciler {
         member.baseline = NO_COUNTS;
         member.effective = Some(effective);
         self.members.insert(cgroup, member);
+        self.attached(cgroup, &at_attach, left_out);
+        self.follow_rewriters_of(cgroup);
     }
 
     fn failed(&mut self, workload: Workload, reason: String) {
@@ -263,6 +288,7 @@ impl Reconciler {
                 member.ruleset = effective.hash;
                 member.effective = Some(Arc::clone(effective));
             }
+            self.take_back(*cgroup, effective);
             self.note_lack(*cgroup);
         }
     }
@@ -293,6 +319,7 @@ impl Reconciler {
         if let Err(refused) = self.node.release(cgroup) {
             warn!(workload = %member.workload.label(), error = %refused, "could not be let go");
         }
+        self.quarantines.call_off(cgroup);
         self.quarantines.let_go(cgroup, "no policy selects it any more");
         info!(workload = %member.workload.label(), "let go");
         if let Ok(state) = state {
@@ -322,9 +349,11 @@ impl Reconciler {
     pub fn tick(&mut self) {
         self.gone.retain(|(since, ..)| since.elapsed() < REMEMBER_GONE);
         self.look_for_others();
+        self.look_around();
         self.retry();
         self.look_for_quarantines();
         self.finish();
+        self.finish_older();
         self.release_due();
         self.saved.flush(&self.members, &self.totals);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::totals::Under;
-use crate::allowlist::{AllowlistSet, Select};
+use crate::allowlist::{AllowlistSet, Existing, Select};
 use crate::policy::{Mode, Policy, merge};
 use crate::ruleset::{CompileError, Compiled, compile};
 use crate::workload::Workload;
@@ -17,6 +17,8 @@ pub struct Effective {
     pub name: String,
     /// What it does with a violation.
     pub mode: Mode,
+    /// What becomes of connections older than the attach.
+    pub existing: Existing,
     /// Is a workload without a backstop on every interface not to be called enforced?
     pub require_backstop: bool,
     /// Its quarantine rules, in the order in which the kernel numbers them.
@@ -145,6 +147,7 @@ impl Rules {
         let effective = Arc::new(Effective {
             name: policy.name.clone(),
             mode: policy.mode,
+            existing: policy.existing,
             require_backstop: policy.require_backstop,
             quarantine: policy.quarantine.clone(),
             hash: compiled.hash(),

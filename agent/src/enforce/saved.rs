@@ -91,6 +91,7 @@ impl Saved {
             failure: None,
             lacking: None,
             namespace: None,
+            reach: None,
             quarantine_seen: false,
         }
     }

@@ -5,9 +5,11 @@ use std::time::SystemTime;
 
 use egress_warden_common::state::State;
 
+use super::totals::Older;
 use crate::allowlist::Action;
 use crate::kernel::OtherProgram;
 use crate::policy::Mode;
+use crate::reach::Reach;
 use crate::selftest::LastSelftest;
 use crate::workload::Pod;
 
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub quarantines: Vec<QuarantineTotal>,
     /// Audit: how often a policy would have quarantined.
     pub would_quarantine: Vec<(String, u64)>,
+    /// What became of connections older than the attach.
+    pub older: Older,
     /// How long from a cgroup's creation to its enforcement.
     pub enforcement_delay: Delays,
     /// Seconds that selected workloads existed without enforcement, summed.
@@ -67,6 +71,8 @@ pub struct WorkloadStatus {
     pub interfaces: Option<Vec<InterfaceStatus>>,
     /// Is its network namespace the host's?
     pub host_network: bool,
+    /// What it has in reach by which packets leave unjudged; `None` while nobody has looked.
+    pub reach: Option<Reach>,
     /// Since when; `None` where it is not enforced.
     pub enforced_since: Option<SystemTime>,
     /// Why it is not enforced.

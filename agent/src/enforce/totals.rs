@@ -47,6 +47,20 @@ pub struct Totals {
     pub would_quarantine: BTreeMap<String, u64>,
     /// Records that the kernel did not write for workloads that are gone.
     pub records_lost: u64,
+    /// Connections older than the attach.
+    #[serde(default)]
+    pub older: Older,
+}
+
+/// What became of connections that were older than the enforcement of their workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Older {
+    /// They go on.
+    pub kept: u64,
+    /// They were ended.
+    pub cut: u64,
+    /// They were to be kept and found no place: they are judged.
+    pub judged: u64,
 }
 
 impl Totals {

@@ -32,6 +32,12 @@ pub struct Hook {
 }
 
 impl Hook {
+    /// Can a program at this hook of that name put another address in the place of the one that was asked for?
+    #[must_use]
+    pub fn can_rewrite(name: &str) -> bool {
+        LAST_HOOKS.iter().any(|hook| hook.name == name)
+    }
+
     /// Of an interface: does it see what comes in?
     pub(super) fn is_ingress(&self) -> bool {
         self.attach_type == TCX_INGRESS
@@ -58,6 +64,14 @@ pub const HOOKS: [Hook; 9] = [
 /// Those on the host's end of a workload's wire, in the order of attaching.
 pub(super) const INTERFACE_HOOKS: [Hook; 2] =
     [hook("backstop", "tc/ingress", TCX_INGRESS), hook("callers", "tc/egress", 47)];
+
+/// Those on a cgroup whose other programs may rewrite what [`HOOKS`] have judged, behind all of them.
+pub(super) const LAST_HOOKS: [Hook; 4] = [
+    hook("after_connect4", "cgroup/connect4", 10),
+    hook("after_connect6", "cgroup/connect6", 11),
+    hook("after_sendmsg4", "cgroup/sendmsg4", 14),
+    hook("after_sendmsg6", "cgroup/sendmsg6", 15),
+];
 
 /// A cgroup above the workload's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData};
 use egress_warden_common::Address;
+use egress_warden_common::backend::Backends;
 use egress_warden_common::limits::MAX_LOCALS;
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, LocalKey, Record, RefusedKey,
-    State, WallClock,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, Kept, KeptKey, LocalKey, Record,
+    RefusedKey, State, WallClock,
 };
 
 use super::memory::{Bindings, Memory, Words};
@@ -24,7 +25,7 @@ macro_rules! wire {
         unsafe impl Pod for Wire<$type> {}
     )+ };
 }
-wire!(State, Interface, LocalKey, RefusedKey, WallClock, Record, CgroupEvent);
+wire!(State, Interface, Backends, LocalKey, KeptKey, Kept, RefusedKey, WallClock, Record, CgroupEvent);
 
 /// Every map but the ring buffers.
 pub(super) struct Maps {
@@ -34,6 +35,8 @@ pub(super) struct Maps {
     pub(super) workloads: HashMap<MapData, u64, u32>,
     pub(super) locals: HashMap<MapData, Wire<LocalKey>, u8>,
     pub(super) interfaces: HashMap<MapData, u32, Wire<Interface>>,
+    pub(super) backends: HashMap<MapData, u32, Wire<Backends>>,
+    pub(super) kept: HashMap<MapData, Wire<KeptKey>, Wire<Kept>>,
     pub(super) refused: HashMap<MapData, Wire<RefusedKey>, u64>,
     clock: Array<MapData, Wire<WallClock>>,
 }
@@ -47,6 +50,8 @@ impl Maps {
             workloads: take(ebpf, "WORKLOADS")?.try_into().map_err(KernelError::map("WORKLOADS"))?,
             locals: take(ebpf, "LOCALS")?.try_into().map_err(KernelError::map("LOCALS"))?,
             interfaces: take(ebpf, "INTERFACES")?.try_into().map_err(KernelError::map("INTERFACES"))?,
+            backends: take(ebpf, "BACKENDS")?.try_into().map_err(KernelError::map("BACKENDS"))?,
+            kept: take(ebpf, "KEPT")?.try_into().map_err(KernelError::map("KEPT"))?,
             refused: take(ebpf, "REFUSED")?.try_into().map_err(KernelError::map("REFUSED"))?,
             clock: take(ebpf, "CLOCK")?.try_into().map_err(KernelError::map("CLOCK"))?,
         })

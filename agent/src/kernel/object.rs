@@ -13,7 +13,7 @@ use egress_warden_common::state::Record;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
-use super::attach::{HOOKS, Hook, INTERFACE_HOOKS, attach};
+use super::attach::{HOOKS, Hook, INTERFACE_HOOKS, LAST_HOOKS, attach};
 use super::maps::{Maps, Wire};
 use super::{KernelError, Probe};
 
@@ -147,15 +147,21 @@ pub(super) fn load_object(
         .map_max_entries("REFUSED", sizes.refused_destinations);
     if pins.is_empty() {
         // Nobody reads or writes them where nothing outlives the caller.
-        loader.map_max_entries("CGROUPS", 4096).map_max_entries("INTERFACES", 1);
+        loader
+            .map_max_entries("CGROUPS", 4096)
+            .map_max_entries("INTERFACES", 1)
+            .map_max_entries("BACKENDS", 1)
+            // Nothing is older than a command's enforcement.
+            .map_max_entries("KEPT", 1);
     }
     for (map, pin) in pins {
         loader.map_pin_path(map, pin.clone());
     }
     let mut ebpf = loader.load(OBJECT).map_err(refused_object)?;
-    // An interface outlives no command either.
-    let interfaces = if pins.is_empty() { &[][..] } else { &INTERFACE_HOOKS[..] };
-    load_all(&mut ebpf, &[&HOOKS[..], interfaces].concat())?;
+    // What is not the command's own outlives no command either.
+    let (interfaces, last) =
+        if pins.is_empty() { (&[][..], &[][..]) } else { (&INTERFACE_HOOKS[..], &LAST_HOOKS[..]) };
+    load_all(&mut ebpf, &[&HOOKS[..], interfaces, last].concat())?;
     let logger = if log {
         Some(EbpfLogger::init(&mut ebpf).map_err(|_| KernelError::Missing("AYA_LOGS"))?)
     } else {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::attach::{ALLOW_MULTI, HOOKS, query};
+use super::attach::{ALLOW_MULTI, HOOKS, LAST_HOOKS, query};
 use super::bpf::bpf;
 
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
@@ -24,6 +24,16 @@ pub struct OtherProgram {
     pub name: String,
     /// Was it attached without the multi flag? Below it nothing further can be attached.
     pub exclusive: bool,
+    /// May it rewrite addresses, and do programs of the agent see what becomes of them?
+    pub followed: bool,
+}
+
+impl OtherProgram {
+    /// The same program at the same place?
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.cgroup, self.hook, self.id) == (&other.cgroup, other.hook, other.id)
+    }
 }
 
 /// The beginning of the kernel's `struct bpf_prog_info`.
@@ -62,10 +72,23 @@ pub(super) fn on(cgroup: &Path, own: &[u32]) -> io::Result<Vec<OtherProgram>> {
                 id,
                 name: name(id).unwrap_or_default(),
                 exclusive: flags & ALLOW_MULTI == 0,
+                followed: false,
             });
         }
     }
     Ok(found)
+}
+
+/// Is there one that can put another address in the place of the one that was asked for?
+pub(super) fn may_rewrite(cgroup: &Path, own: &[u32]) -> io::Result<bool> {
+    let directory = File::open(cgroup)?;
+    for hook in &LAST_HOOKS {
+        let (_, programs) = query(directory.as_fd(), hook.attach_type)?;
+        if programs.iter().any(|id| !own.contains(id)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn name(id: u32) -> io::Result<String> {

@@ -1,12 +1,13 @@
 //! Entries of the maps, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{IterableMap, MapData, MapError};
+use egress_warden_common::backend::{Backend, Backends};
 use egress_warden_common::limits::RECORDS_BYTES;
-use egress_warden_common::state::{Interface, LocalKey, RefusedKey, State};
+use egress_warden_common::state::{Interface, Kept, KeptKey, LocalKey, RefusedKey, State};
 use memmap2::MmapOptions;
 
 use super::KernelError;
@@ -61,6 +62,44 @@ impl Maps {
     pub(super) fn listed_interfaces(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
         let listed = self.interfaces.iter().map(|entry| entry.map(|(index, interface)| (index, interface.0)));
         listed.collect::<Result<_, _>>().map_err(KernelError::map("INTERFACES"))
+    }
+
+    /// Tells the programs that calls of this slot's workload may be rewritten. What was noted before this counts no more.
+    pub(super) fn add_backends(&mut self, slot: u32, epoch: u64) -> Result<(), KernelError> {
+        let empty = Backends { epoch, sets: [[Backend::default(); _]; _] };
+        let done = self.backends.insert(slot, Wire(empty), 0);
+        done.map_err(|error| full_or(error, self.backends.map(), "BACKENDS"))
+    }
+
+    pub(super) fn remove_backends(&mut self, slot: u32) -> Result<(), KernelError> {
+        gone(self.backends.remove(&slot)).map_err(KernelError::map("BACKENDS"))
+    }
+
+    /// The slots whose workloads have a table of backends.
+    pub(super) fn listed_backends(&self) -> Result<BTreeSet<u32>, KernelError> {
+        self.backends.keys().collect::<Result<_, _>>().map_err(KernelError::map("BACKENDS"))
+    }
+
+    /// Tells the programs of a flow that is older than its workload's enforcement. False where there is no room for it.
+    pub(super) fn list_kept(&mut self, key: KeptKey, kept: Kept) -> Result<bool, KernelError> {
+        match self.kept.insert(Wire(key), Wire(kept), 0) {
+            Ok(()) => Ok(true),
+            Err(error) if errno(&error) == Some(libc::E2BIG) => Ok(false),
+            Err(error) => Err(KernelError::map("KEPT")(error)),
+        }
+    }
+
+    pub(super) fn unlist_kept(&mut self, key: KeptKey) -> Result<(), KernelError> {
+        gone(self.kept.remove(&Wire(key))).map_err(KernelError::map("KEPT"))
+    }
+
+    pub(super) fn listed_kept(&self) -> Result<Vec<(KeptKey, Kept)>, KernelError> {
+        let listed = self.kept.iter().map(|entry| entry.map(|(key, kept)| (key.0, kept.0)));
+        listed.collect::<Result<_, _>>().map_err(KernelError::map("KEPT"))
+    }
+
+    pub(super) fn kept_capacity(&self) -> Result<u64, KernelError> {
+        capacity(self.kept.map(), "KEPT")
     }
 
     /// The refused destinations of all workloads, with the number of attempts.

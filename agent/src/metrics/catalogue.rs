@@ -83,6 +83,9 @@ catalogue! {
     WOULD_QUARANTINE = "would_quarantine_total", Counter, &["policy"], "quarantines",
         "Workloads in audit that enforce would have put into quarantine.",
         "from zero, for every policy in force; for former policies once not zero";
+    EXISTING = "existing_connections_total", Counter, &["outcome"], "connections",
+        "Connections older than the enforcement of their workload under `existing: keep` or `cut`: kept, cut, or judged because there was no room to keep them.",
+        "always";
     QUARANTINED = "quarantined", Gauge, workload_labels!(), "0 or 1",
         "Whether the workload is in quarantine.",
         "while the workload is there";
@@ -91,6 +94,9 @@ catalogue! {
         "from zero, for every policy in force";
     WORKLOAD_TIER = "workload_tier", Gauge, &["tier"], "workloads",
         "Workloads by how well they are protected.",
+        "always";
+    EXPOSED = "workloads_exposed", Gauge, &["by"], "workloads",
+        "Workloads that have in reach by which packets leave unjudged: capabilities in the host's network namespace, RDMA or passed-through devices.",
         "always";
     ENFORCEMENT_DELAY = "enforcement_delay_seconds", Histogram, &[], "seconds",
         "From the creation of a workload's cgroup to its enforcement.",

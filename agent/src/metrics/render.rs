@@ -16,6 +16,7 @@ use crate::allowlist::Action;
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{DELAY_BOUNDS, Delays, Tier, WorkloadStatus};
 use crate::policy::Mode;
+use crate::reach::Reach;
 use crate::text::visible;
 
 /// Media type of the page.
@@ -213,6 +214,16 @@ fn workloads(page: &mut Page, snapshot: &Snapshot) {
     }
     page.series(&metric::WORKLOADS, selected);
     page.series(&metric::WORKLOAD_TIER, tiers);
+    let exposed = |by: fn(&Reach) -> bool| {
+        snapshot.workloads.iter().filter(|one| one.reach.as_ref().is_some_and(by)).count() as u64
+    };
+    let capabilities = exposed(|reach| reach.capabilities.as_ref().is_some_and(|all| !all.held.is_empty()));
+    let devices = exposed(|reach| reach.rdma.is_in_reach());
+    let exposed = [("capabilities", capabilities), ("devices", devices)];
+    page.series(&metric::EXPOSED, exposed.map(|(by, count)| (labels([by]), count)));
+    let older = snapshot.older;
+    let older = [("kept", older.kept), ("cut", older.cut), ("judged", older.judged)];
+    page.series(&metric::EXISTING, older.map(|(outcome, count)| (labels([outcome]), count)));
     page.family(&metric::ENFORCEMENT_DELAY, vec![delays(&snapshot.enforcement_delay)]);
     page.one(&metric::UNENFORCED, &[], snapshot.unenforced_seconds);
     page.one(&metric::READY, &[], truth(snapshot.ready.is_ok()));

@@ -13,6 +13,7 @@ use crate::enforce::snapshot::{
     Delays, MapUsage, NodeViolations, PolicyStatus, QuarantineStatus, QuarantineTotal, Reload, RulesFrom,
     Tier, WorkloadStatus,
 };
+use crate::enforce::totals::Older;
 use crate::policy::Mode;
 use crate::selftest::LastSelftest;
 use crate::workload::Pod;
@@ -33,6 +34,7 @@ pub(crate) fn workload(number: usize) -> WorkloadStatus {
         tier: Tier::Cgroup,
         interfaces: None,
         host_network: false,
+        reach: None,
         enforced_since: Some(UNIX_EPOCH),
         failure: None,
         quarantine: None,
@@ -84,6 +86,7 @@ pub(crate) fn busy(workloads: usize) -> Snapshot {
             action: Action::Isolate,
             count: 1,
         }],
+        older: Older { kept: 3, cut: 2, judged: 1 },
         would_quarantine: vec![("former".to_owned(), 2)],
         enforcement_delay,
         unenforced_seconds: 1.5,

@@ -7,7 +7,7 @@ use super::{Loopback, Mode, Policy, Rule};
 /// The one policy that several make, `None` of none.
 ///
 /// Enforce wins over audit and `loopback: deny` over allow; what is allowed and what is denied are united; raw sockets are
-/// open for the protocols that every policy opens; every quarantine rule runs, and in quarantine only those Destinations stay open that every policy with such a rule keeps.
+/// open for the protocols that every policy opens; of `existing` the strictest counts; every quarantine rule runs, and in quarantine only those Destinations stay open that every policy with such a rule keeps.
 #[must_use]
 pub fn merge(mut policies: Vec<Policy>) -> Option<Policy> {
     policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -25,6 +25,7 @@ pub fn merge(mut policies: Vec<Policy>) -> Option<Policy> {
         let known: HashSet<_> = merged.rules.iter().map(|rule| rule.origin.clone()).collect();
         // One entry that two policies allow is one rule: it was written in one place.
         merged.rules.extend(policy.rules.into_iter().filter(|rule| !known.contains(&rule.origin)));
+        merged.existing = merged.existing.min(policy.existing);
         merged.require_backstop |= policy.require_backstop;
         add_new(&mut merged.deny, policy.deny);
         add_new(&mut merged.quarantine, policy.quarantine);

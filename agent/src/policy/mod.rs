@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::allowlist::{Action, Scope};
+use crate::allowlist::{Action, Existing, Scope};
 
 pub mod icmp;
 mod merge;
@@ -145,6 +145,8 @@ pub struct Policy {
     pub raw: BTreeSet<u8>,
     /// Quarantine rules.
     pub quarantine: Vec<Quarantine>,
+    /// `existing`: what becomes of connections older than the attach.
+    pub existing: Existing,
     /// Is a workload without a backstop on every interface not to be called enforced?
     pub require_backstop: bool,
     /// What `exec` cannot enforce; empty for a policy that it can.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::actions::Actions;
 use super::{Quarantines, is_gone};
 use crate::allowlist::Action;
-use crate::kernel::diag::{Connection, DiagError, Ended, end_connections};
+use crate::kernel::diag::{Connection, DiagError, Ended, TCP, TCP_AND_UDP, end_connections_of};
 
 /// Says whether a connection is to be ended.
 pub type Judge = Box<dyn Fn(&Connection) -> bool + Send + Sync>;
@@ -25,7 +25,9 @@ pub struct Cut {
     pub cgroup: u64,
     /// The directory of the cgroup.
     pub directory: OwnedFd,
-    /// Which of its connections.
+    /// Connections of which protocols.
+    pub protocols: &'static [u8],
+    /// Which of them.
     pub judge: Judge,
     /// The workload was let go: what it still has is its own.
     pub called_off: Arc<AtomicBool>,
@@ -59,12 +61,12 @@ pub fn start() -> io::Result<(mpsc::Sender<Cut>, Told)> {
 
 fn work(asked: &mpsc::Receiver<Cut>, tells: &UnboundedSender<Done>) {
     for cut in asked {
-        let Cut { number, cgroup, directory, judge, called_off } = cut;
+        let Cut { number, cgroup, directory, protocols, judge, called_off } = cut;
         let called_off = || called_off.load(Ordering::Relaxed);
         let result = if called_off() {
             Ok(Ended::default())
         } else {
-            end_connections(directory.as_fd(), |connection| !called_off() && judge(connection))
+            end_connections_of(directory.as_fd(), protocols, |connection| !called_off() && judge(connection))
         };
         if tells.send(Done { number, cgroup, result }).is_err() {
             return;
@@ -78,18 +80,46 @@ pub(super) struct UnderWay {
     cgroup: u64,
     workload: String,
     called_off: Arc<AtomicBool>,
+    /// Does a quarantine wait for it?
+    for_quarantine: bool,
 }
 
 impl<A: Actions> Quarantines<A> {
     /// Has connections ended.
     pub(super) fn cut(&mut self, cgroup: u64, directory: OwnedFd, judge: Judge) -> io::Result<u64> {
+        let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.clone()).unwrap_or_default();
+        self.send(cgroup, workload, directory, (TCP, judge), true)
+    }
+
+    /// Has connections ended that are older than the enforcement of their workload, which is in no quarantine. What came of
+    /// it is told to [`Quarantines::ended`].
+    ///
+    /// # Errors
+    /// When nobody is there to do it.
+    pub fn cut_older(
+        &mut self,
+        cgroup: u64,
+        workload: String,
+        directory: OwnedFd,
+        judge: Judge,
+    ) -> io::Result<u64> {
+        self.send(cgroup, workload, directory, (TCP_AND_UDP, judge), false)
+    }
+
+    fn send(
+        &mut self,
+        cgroup: u64,
+        workload: String,
+        directory: OwnedFd,
+        (protocols, judge): (&'static [u8], Judge),
+        for_quarantine: bool,
+    ) -> io::Result<u64> {
         let number = self.next_cut;
         let called_off = Arc::new(AtomicBool::new(false));
-        let cut = Cut { number, cgroup, directory, judge, called_off: Arc::clone(&called_off) };
+        let cut = Cut { number, cgroup, directory, protocols, judge, called_off: Arc::clone(&called_off) };
         self.actions.end_connections(cut)?;
         self.next_cut += 1;
-        let workload = self.lasting.get(&cgroup).map(|lasting| lasting.workload.clone()).unwrap_or_default();
-        self.cuts.insert(number, UnderWay { cgroup, workload, called_off });
+        self.cuts.insert(number, UnderWay { cgroup, workload, called_off, for_quarantine });
         Ok(number)
     }
 
@@ -106,6 +136,9 @@ impl<A: Actions> Quarantines<A> {
         if ended.ended > 0 {
             tracing::info!(workload = cut.workload, connections = ended.ended, "connections were ended");
         }
+        if !cut.for_quarantine {
+            return ended.problems.iter().map(ToString::to_string).collect();
+        }
         let action = self.lasting.get(&cut.cgroup).map(|lasting| lasting.action);
         // Let go meanwhile, or something else is to be done with it by now: then this is not what is waited for.
         let is_awaited = action == Some(Action::Isolate) && !cut.called_off.load(Ordering::Relaxed);
@@ -113,7 +146,7 @@ impl<A: Actions> Quarantines<A> {
             return problems;
         }
         if ended.problems.is_empty() {
-            if self.cuts.values().all(|other| other.cgroup != cut.cgroup) {
+            if self.cuts.values().all(|other| other.cgroup != cut.cgroup || !other.for_quarantine) {
                 self.done(cut.cgroup, &mut problems);
             }
             return problems;
@@ -130,7 +163,7 @@ impl<A: Actions> Quarantines<A> {
     }
 
     /// The workload keeps what it still has.
-    pub(super) fn call_off(&self, cgroup: u64) {
+    pub fn call_off(&self, cgroup: u64) {
         for cut in self.cuts.values().filter(|cut| cut.cgroup == cgroup) {
             cut.called_off.store(true, Ordering::Relaxed);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use egress_warden_common::reason::IPPROTO_TCP;
 
 use super::attempt::Attempt;
+use crate::allowlist::Existing;
 use crate::policy::{Loopback, Mode, Origin, Policy, PortRange, Rule};
 
 pub(crate) fn rule(destinations: &str, line: usize, cidrs: &[&str], ports: &[u16]) -> Rule {
@@ -33,6 +34,7 @@ pub(crate) fn policy(rules: Vec<Rule>) -> Policy {
         loopback: Loopback::ByNamespace,
         raw: BTreeSet::new(),
         quarantine: Vec::new(),
+        existing: Existing::default(),
         require_backstop: false,
         beyond_exec: Vec::new(),
     }

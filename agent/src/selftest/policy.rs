@@ -3,6 +3,7 @@
 use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::place::{ALLOWED, ALLOWED_V6, PORT};
+use crate::allowlist::Existing;
 use crate::policy::{Loopback, Mode, Origin, Policy, PortRange, Rule};
 use crate::ruleset::{CompileError, compile};
 
@@ -30,6 +31,7 @@ pub(super) fn words() -> Result<Vec<u64>, CompileError> {
         // With one that may be made, packets are tried that only a raw socket sends.
         raw: [IPPROTO_UDP].into(),
         quarantine: Vec::new(),
+        existing: Existing::default(),
         require_backstop: true,
         beyond_exec: Vec::new(),
     };

@@ -13,6 +13,7 @@ use egress_warden::control::Server;
 use egress_warden::enforce::snapshot::{
     Delays, PolicyStatus, QuarantineStatus, Reload, RulesFrom, Tier, WorkloadStatus,
 };
+use egress_warden::enforce::totals::Older;
 use egress_warden::enforce::{Handle, Refusal, Request, Snapshot};
 use egress_warden::policy::Mode;
 use egress_warden::quarantine::history::{Entry, What};
@@ -155,6 +156,7 @@ impl Reconciler {
                 note(Asked::Detach);
                 drop(reply.send(Ok(2)));
             }
+            Request::Look(reply) => drop(reply.send(())),
             Request::Watch(reply) => drop(reply.send(self.events.subscribe())),
             Request::Selftest(reply) => drop(reply.send(Ok(selftest()))),
             // Asked by self-tests alone, which this one makes none of.
@@ -218,6 +220,7 @@ pub(crate) fn workload(path: &Path) -> WorkloadStatus {
         tier: Tier::Cgroup,
         interfaces: None,
         host_network: false,
+        reach: None,
         enforced_since: Some(then()),
         failure: None,
         quarantine: None,
@@ -238,6 +241,7 @@ pub(crate) fn node(workloads: Vec<WorkloadStatus>) -> Snapshot {
         }],
         node_violations: Vec::new(),
         quarantines: Vec::new(),
+        older: Older::default(),
         would_quarantine: Vec::new(),
         enforcement_delay: Delays::default(),
         unenforced_seconds: 0.0,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use egress_warden::allowlist::Existing;
 use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rule};
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -108,6 +109,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             loopback,
             raw: BTreeSet::new(),
             quarantine: Vec::new(),
+            existing: Existing::default(),
             require_backstop: false,
             beyond_exec: Vec::new(),
         },
@@ -136,6 +138,7 @@ pub(crate) fn bare_policy(rules: Vec<Rule>) -> Policy {
         loopback: Loopback::ByNamespace,
         raw: BTreeSet::new(),
         quarantine: Vec::new(),
+        existing: Existing::default(),
         require_backstop: false,
         beyond_exec: Vec::new(),
     }

@@ -11,7 +11,7 @@ use egress_warden_tests::wait;
 use crate::support::{Bpffs, ECHO, PORTS, Scene, opens, words};
 
 /// Where the workload listens.
-const LISTENS: u16 = 90;
+pub(crate) const LISTENS: u16 = 90;
 
 /// Waits until something was refused.
 fn refused(node: &Node, scene: &Scene) -> Result<()> {
@@ -91,10 +91,10 @@ fn a_call_from_before_is_answered_only_where_the_caller_is_allowed() -> Result<(
 }
 
 /// Serves one caller inside the workload.
-struct EchoInside(Child);
+pub(crate) struct EchoInside(Child);
 
 impl EchoInside {
-    fn start(scene: &Scene) -> Result<Self> {
+    pub(crate) fn start(scene: &Scene) -> Result<Self> {
         let program = format!(
             "import socket\nlistener=socket.create_server(('',{LISTENS}))\nprint(flush=True)\n\
              made,_=listener.accept()\nwhile True: made.sendall(made.recv(9))\n"

@@ -71,11 +71,17 @@ impl Drop for Bpffs {
 
 /// A policy with these entries, as the kernel reads it.
 pub(crate) fn words(entries: &str) -> Result<Vec<u64>> {
+    words_with(entries, "")
+}
+
+/// The same with further lines of the policy's.
+pub(crate) fn words_with(entries: &str, more: &str) -> Result<Vec<u64>> {
     let directory = tempfile::tempdir()?;
+    let mode = if more.contains("mode:") { "" } else { "  mode: enforce\n" };
     let text = format!(
         "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: open}}\nspec:\n  to:\n{entries}\n---\n\
          apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {{name: test}}\nspec:\n  \
-         select: {{all: true}}\n  mode: enforce\n  raw: [udp]\n  allow: [open]\n"
+         select: {{all: true}}\n{mode}  raw: [udp]\n  allow: [open]\n{more}"
     );
     fs::write(directory.path().join("test.yaml"), text)?;
     let set = allowlist::load(&[directory.path().to_owned()]).map_err(|errors| anyhow!("{errors:?}"))?;
@@ -165,7 +171,11 @@ impl Scene {
 
     /// A TCP connection from inside that stays open, to a server that sends everything back.
     pub(crate) fn connection(&self) -> Result<Sender> {
-        let at = self.at(ECHO);
+        self.connection_to(self.at(ECHO))
+    }
+
+    /// The same to another place on that host.
+    pub(crate) fn connection_to(&self, at: SocketAddr) -> Result<Sender> {
         let listener = self.world.host("outside").enter(|| TcpListener::bind(at))?;
         // Ends with the connection.
         thread::spawn(move || {
@@ -175,11 +185,21 @@ impl Scene {
         self.sender("SOCK_STREAM", at)
     }
 
-    fn sender(&self, kind: &str, to: SocketAddr) -> Result<Sender> {
+    /// A program inside that sends on its one socket, or connects it `anew` and then sends, or sends in `bulk`.
+    pub(crate) fn sender(&self, kind: &str, to: SocketAddr) -> Result<Sender> {
+        let family = if to.is_ipv4() { "AF_INET" } else { "AF_INET6" };
         let program = format!(
-            "import socket,sys\ns=socket.socket(socket.AF_INET,socket.{kind})\ns.connect(('{}',{}))\n\
-             for line in sys.stdin:\n  try:\n    s.send(b'x'); s.recv(9); print(0,flush=True)\n  \
-             except OSError as e: print(e.errno,flush=True)\n",
+            "import socket,sys,ctypes\ns=socket.socket(socket.{family},socket.{kind})\nto=('{}',{})\ns.connect(to)\ns.settimeout(30)\n\
+             for line in sys.stdin:\n  try:\n    \
+             if 'anew' in line:\n      \
+             if s.type==socket.SOCK_STREAM: ctypes.CDLL(None).connect(s.fileno(),bytes(16),16)\n      \
+             s.connect(to)\n    \
+             more=1<<20 if 'bulk' in line else 1\n    sent=got=0\n    \
+             while got<more:\n      \
+             if sent<more: sent+=s.send(b'x'*min(more-sent,1<<16))\n      \
+             got+=len(s.recv(1<<16))\n    \
+             print(0,flush=True)\n  \
+             except OSError as e: print(e.errno or -1,flush=True)\n",
             to.ip(),
             to.port()
         );
@@ -193,9 +213,23 @@ impl Scene {
 pub(crate) struct Sender(Child);
 
 impl Sender {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Has it send.
     pub(crate) fn tell(&mut self) -> Result<()> {
-        Ok(writeln!(self.0.stdin.as_mut().context("a pipe")?)?)
+        self.say("")
+    }
+
+    fn say(&mut self, word: &str) -> Result<()> {
+        Ok(writeln!(self.0.stdin.as_mut().context("a pipe")?, "{word}")?)
+    }
+
+    /// Has it do something else, and waits until that is done.
+    pub(crate) fn ask(&mut self, word: &str) -> Result<i32> {
+        self.say(word)?;
+        self.outcome()
     }
 
     /// Waits until what it sent last has come back; the error number, or 0.

@@ -6,7 +6,7 @@ use egress_warden_common::ruleset::FOREVER;
 
 use super::report::{Addresses, Section};
 use super::{Side, names, settings, words};
-use crate::allowlist::{NameRule, Select, Settings};
+use crate::allowlist::{Existing, NameRule, Select, Settings};
 use crate::policy::{Loopback, Policy, metadata};
 use crate::ruleset::compare::{self, Change, Difference, Effect, Refusal, Standing};
 use crate::ruleset::{Compiled, RuleInfo, compile};
@@ -107,6 +107,7 @@ fn nothing(policy: &Policy) -> Policy {
         loopback: Loopback::default(),
         raw: BTreeSet::new(),
         quarantine: Vec::new(),
+        existing: Existing::default(),
         require_backstop: false,
         beyond_exec: Vec::new(),
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use super::namespace::Namespace;
-use super::{DiagError, Ended};
+use super::{DiagError, note};
 use crate::kernel::tree::{open, read_to_string, walk};
 
 /// How long listing a workload's cgroups may take.
@@ -54,7 +54,7 @@ impl Members {
     }
 
     /// The network namespaces in which a thread of theirs is. Who ends meanwhile needs nothing.
-    pub(super) fn namespaces(&self, result: &mut Ended) -> Vec<Namespace> {
+    pub(super) fn namespaces(&self, problems: &mut Vec<DiagError>) -> Vec<Namespace> {
         let mut found: Vec<Namespace> = Vec::new();
         for process in &self.processes {
             let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
@@ -70,7 +70,7 @@ impl Members {
                     Err(source) => {
                         // Without CAP_SYS_PTRACE the link is there and cannot be followed.
                         if source.kind() == io::ErrorKind::PermissionDenied {
-                            result.note(DiagError::NotPermitted);
+                            note(problems, DiagError::NotPermitted);
                         }
                         continue;
                     }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::sockets::{Netlink, Socket, Trouble};
-use super::{Connection, DiagError, Ended};
+use super::{Connection, DiagError, note};
 use crate::kernel::{KernelError, namespace};
 
 /// A network namespace that a thread of the workload is in.
@@ -26,11 +26,12 @@ pub(super) struct Namespace {
 
 impl Namespace {
     /// On a thread of its own: it does not come back.
-    pub(super) fn end(
+    pub(super) fn visit(
         &self,
+        protocols: &[u8],
         cgroups: &HashSet<u64>,
-        judge: &impl Fn(&Connection) -> bool,
-        result: &mut Ended,
+        each: &mut impl FnMut(&Netlink, &Socket, &Connection) -> Result<(), Trouble>,
+        problems: &mut Vec<DiagError>,
     ) -> Result<(), DiagError> {
         let failed = |what| {
             move |errno: Errno| DiagError::Namespace {
@@ -46,30 +47,24 @@ impl Namespace {
             source: io::Error::other(error),
         })?;
         let netlink = Netlink::open().map_err(failed("open netlink"))?;
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let sockets = netlink.dump(family as u8).map_err(|error| match error {
+        let families = [libc::AF_INET as u8, libc::AF_INET6 as u8];
+        for (protocol, family) in protocols.iter().flat_map(|one| families.map(|family| (*one, family))) {
+            let sockets = netlink.dump(family, protocol).map_err(|error| match error {
                 // What answers is a module on many kernels.
                 Trouble::Kernel(Errno::ENOENT) => DiagError::Unsupported,
                 Trouble::Kernel(errno) => failed("list the sockets")(errno),
                 Trouble::Answer(what) => DiagError::Answer(what),
             })?;
             for socket in sockets.iter().filter(|socket| cgroups.contains(&socket.cgroup)) {
-                if !judge(&place.connection(socket)) {
-                    result.kept += 1;
-                    continue;
-                }
-                match netlink.destroy(socket) {
-                    Ok(()) => result.ended += 1,
-                    // It ended by itself.
-                    Err(Trouble::Kernel(Errno::ENOENT)) => {}
-                    Err(error) => {
-                        result.failed += 1;
-                        result.note(match error {
+                if let Err(error) = each(&netlink, socket, &place.connection(socket)) {
+                    note(
+                        problems,
+                        match error {
                             Trouble::Kernel(Errno::EOPNOTSUPP) => DiagError::Unsupported,
                             Trouble::Kernel(errno) => failed("end a connection")(errno),
                             Trouble::Answer(what) => DiagError::Answer(what),
-                        });
-                    }
+                        },
+                    );
                 }
             }
         }
@@ -101,6 +96,9 @@ impl Place {
             local_port: socket.port(0),
             remote,
             remote_port: socket.port(2),
+            protocol: socket.protocol,
+            cookie: socket.cookie(),
+            established: socket.is_established(),
             cgroup: socket.cgroup,
             route: if stays { Route::Loopback } else { Route::Uplink },
             host_namespace: self.is_host,
@@ -117,7 +115,13 @@ mod tests {
     fn what_stays_in_the_namespace_is_loopback() {
         let place = Place { addresses: vec!["10.0.0.1".parse().unwrap()], is_host: false };
         let route = |local, remote| {
-            let socket = Socket { family: libc::AF_INET as u8, cgroup: 1, id: id(local, remote) };
+            let socket = Socket {
+                family: libc::AF_INET as u8,
+                protocol: 6,
+                state: 1,
+                cgroup: 1,
+                id: id(local, remote),
+            };
             place.connection(&socket).route
         };
         assert_eq!(route("127.0.0.1:1", "127.0.0.9:2"), Route::Loopback);

@@ -32,16 +32,24 @@ const MESSAGE: usize = 72;
 /// Where in it the socket's identity begins.
 const MESSAGE_ID: usize = 4;
 
+/// Where in a socket's identity its cookie stands, the lower half first.
+const COOKIE: usize = 40;
+
+const TCP_SYN_SENT: u32 = 2;
+const TCP_SYN_RECV: u32 = 3;
 const TCP_TIME_WAIT: u32 = 6;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
-/// Every state in which there is a connection.
+const TCP_NEW_SYN_RECV: u32 = 12;
+/// Every state in which there is a connection. A UDP socket has the one of an established connection while it is connected.
 const STATES: u32 = !(1 << TCP_TIME_WAIT | 1 << TCP_CLOSE | 1 << TCP_LISTEN);
 
 /// A socket as the kernel tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Socket {
     pub(super) family: u8,
+    pub(super) protocol: u8,
+    pub(super) state: u8,
     pub(super) cgroup: u64,
     /// `struct inet_diag_sockid`: ports, addresses, interface, cookie. Handed back as it came, it names this socket only.
     pub(super) id: [u8; SOCKET_ID],
@@ -58,6 +66,15 @@ impl Socket {
 
     pub(super) fn remote(&self) -> IpAddr {
         self.address(20)
+    }
+
+    pub(super) fn cookie(&self) -> u64 {
+        let half = |at: usize| u64::from(u32::from_ne_bytes([0, 1, 2, 3].map(|byte| self.id[at + byte])));
+        half(COOKIE) | half(COOKIE + 4) << 32
+    }
+
+    pub(super) fn is_established(&self) -> bool {
+        !matches!(u32::from(self.state), TCP_SYN_SENT | TCP_SYN_RECV | TCP_NEW_SYN_RECV)
     }
 
     fn address(&self, at: usize) -> IpAddr {
@@ -97,20 +114,20 @@ impl Netlink {
         Ok(Self(fd))
     }
 
-    /// Every TCP connection of this family, as far as the kernel tells whose it is.
-    pub(super) fn dump(&self, family: u8) -> Result<Vec<Socket>, Trouble> {
-        let message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, STATES, &[0; SOCKET_ID]);
+    /// Every connection of this family and protocol, as far as the kernel tells whose it is.
+    pub(super) fn dump(&self, family: u8, protocol: u8) -> Result<Vec<Socket>, Trouble> {
+        let message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, (family, protocol), &[0; SOCKET_ID]);
         send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut sockets = Vec::new();
         let mut buffer = vec![0; RECEIVE];
-        while parse_dump(self.receive(&mut buffer)?, &mut sockets)? == Progress::More {}
+        while parse_dump(self.receive(&mut buffer)?, protocol, &mut sockets)? == Progress::More {}
         Ok(sockets)
     }
 
     pub(super) fn destroy(&self, socket: &Socket) -> Result<(), Trouble> {
         send(
             self.0.as_raw_fd(),
-            &request(SOCK_DESTROY, NLM_F_ACK, socket.family, STATES, &socket.id),
+            &request(SOCK_DESTROY, NLM_F_ACK, (socket.family, socket.protocol), &socket.id),
             MsgFlags::empty(),
         )?;
         let mut buffer = vec![0; 1 << 10];
@@ -130,7 +147,7 @@ impl Netlink {
 }
 
 /// A request about one socket, or with a zero identity about all.
-fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; SOCKET_ID]) -> Vec<u8> {
+fn request(kind: u16, flags: u16, (family, protocol): (u8, u8), id: &[u8; SOCKET_ID]) -> Vec<u8> {
     let length = (HEADER + 8 + SOCKET_ID) as u32;
     let mut message = Vec::with_capacity(length as usize);
     message.extend(length.to_ne_bytes());
@@ -138,8 +155,8 @@ fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; SOCKET_ID])
     message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
     // Sequence and port: there is one request at a time, and the kernel fills in the port.
     message.extend([0; 8]);
-    message.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
-    message.extend(states.to_ne_bytes());
+    message.extend([family, protocol, 0, 0]);
+    message.extend(STATES.to_ne_bytes());
     message.extend(id);
     message
 }
@@ -151,7 +168,7 @@ enum Progress {
 }
 
 /// Reads one datagram of a dump.
-fn parse_dump(datagram: &[u8], sockets: &mut Vec<Socket>) -> Result<Progress, Trouble> {
+fn parse_dump(datagram: &[u8], protocol: u8, sockets: &mut Vec<Socket>) -> Result<Progress, Trouble> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let (kind, payload, after) = split_message(rest)?;
@@ -165,7 +182,7 @@ fn parse_dump(datagram: &[u8], sockets: &mut Vec<Socket>) -> Result<Progress, Tr
                     None => Err(Trouble::Answer("an error without a number")),
                 };
             }
-            SOCK_DIAG_BY_FAMILY => sockets.extend(parse_socket(payload)?),
+            SOCK_DIAG_BY_FAMILY => sockets.extend(parse_socket(payload, protocol)?),
             _ => {}
         }
         rest = after;
@@ -201,7 +218,7 @@ fn split_message(bytes: &[u8]) -> Result<(u16, &[u8], &[u8]), Trouble> {
 }
 
 /// `None` for a socket of which the kernel does not tell whose it is.
-fn parse_socket(payload: &[u8]) -> Result<Option<Socket>, Trouble> {
+fn parse_socket(payload: &[u8], protocol: u8) -> Result<Option<Socket>, Trouble> {
     const SHORT: Trouble = Trouble::Answer("a socket ends too early");
     let message = payload.first_chunk::<MESSAGE>().ok_or(SHORT)?;
     let mut id = [0; SOCKET_ID];
@@ -214,7 +231,7 @@ fn parse_socket(payload: &[u8]) -> Result<Option<Socket>, Trouble> {
         let value = rest.get(4..length).ok_or(SHORT)?;
         if kind == INET_DIAG_CGROUP_ID {
             let cgroup = u64::from_ne_bytes(value.try_into().map_err(|_| SHORT)?);
-            return Ok(Some(Socket { family: message[0], cgroup, id }));
+            return Ok(Some(Socket { family: message[0], protocol, state: message[1], cgroup, id }));
         }
         rest = rest.get(aligned(length)..).unwrap_or_default();
     }
@@ -229,6 +246,8 @@ const fn aligned(length: usize) -> usize {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    const TCP: u8 = 6;
 
     pub(in crate::kernel::diag) fn id(local: &str, remote: &str) -> [u8; SOCKET_ID] {
         let place = |text: &str| {
@@ -287,22 +306,24 @@ pub(super) mod tests {
     #[test]
     fn a_dump_is_read_to_its_end() {
         let mut sockets = Vec::new();
-        assert_eq!(parse_dump(&two_sockets(), &mut sockets), Ok(Progress::More));
+        assert_eq!(parse_dump(&two_sockets(), TCP, &mut sockets), Ok(Progress::More));
         let end = message(NLMSG_DONE, &0i32.to_ne_bytes());
-        assert_eq!(parse_dump(&end, &mut sockets), Ok(Progress::Done));
-        assert_eq!(parse_dump(&message(NLMSG_DONE, &[]), &mut sockets), Ok(Progress::Done));
+        assert_eq!(parse_dump(&end, TCP, &mut sockets), Ok(Progress::Done));
+        assert_eq!(parse_dump(&message(NLMSG_DONE, &[]), TCP, &mut sockets), Ok(Progress::Done));
         assert_eq!(sockets.iter().map(|socket| socket.cgroup).collect::<Vec<_>>(), [77, 78]);
         assert_eq!((sockets[0].port(0), sockets[0].port(2)), (4000, 80));
         assert_eq!(sockets[0].local(), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(sockets[1].remote(), IpAddr::from([10, 0, 0, 3]), "a mapped address is the IPv4 one");
         assert_eq!(sockets[1].id[36..], [7; 12], "interface and cookie go back as they came");
+        assert_eq!(sockets[1].cookie(), 0x0707_0707_0707_0707);
+        assert!(sockets[0].is_established());
     }
 
     #[test]
     fn whose_a_socket_is_may_be_untold() {
         let mut sockets = Vec::new();
         let half_open = told(libc::AF_INET, id("10.0.0.1:80", "10.0.0.2:4000"), &[attribute(15, &[0; 4])]);
-        assert_eq!(parse_dump(&half_open, &mut sockets), Ok(Progress::More));
+        assert_eq!(parse_dump(&half_open, TCP, &mut sockets), Ok(Progress::More));
         assert_eq!(sockets, []);
     }
 
@@ -311,7 +332,7 @@ pub(super) mod tests {
         let refused = message(NLMSG_ERROR, &(-libc::EOPNOTSUPP).to_ne_bytes());
         let expected = Trouble::Kernel(Errno::EOPNOTSUPP);
         assert_eq!(parse_acknowledgement(&refused), Err(expected));
-        assert_eq!(parse_dump(&refused, &mut Vec::new()), Err(expected));
+        assert_eq!(parse_dump(&refused, TCP, &mut Vec::new()), Err(expected));
         assert_eq!(parse_acknowledgement(&message(NLMSG_ERROR, &0i32.to_ne_bytes())), Ok(()));
         assert!(matches!(parse_acknowledgement(&message(NLMSG_ERROR, &[])), Err(Trouble::Answer(_))));
         assert!(matches!(parse_acknowledgement(&message(NLMSG_DONE, &[0; 4])), Err(Trouble::Answer(_))));
@@ -322,7 +343,7 @@ pub(super) mod tests {
         let whole = two_sockets();
         for length in 0..whole.len() {
             let mut sockets = Vec::new();
-            let read = parse_dump(&whole[..length], &mut sockets);
+            let read = parse_dump(&whole[..length], TCP, &mut sockets);
             // Only between two messages can it be cut unnoticed.
             assert_eq!(read.is_ok(), length == 0 || length == whole.len() / 2, "{length}: {read:?}");
             assert!(sockets.len() <= length / (whole.len() / 2));
@@ -332,7 +353,7 @@ pub(super) mod tests {
             for value in [0, 1, 3, 0x7f, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[place] = value;
-                let _ = parse_dump(&bytes, &mut Vec::new());
+                let _ = parse_dump(&bytes, TCP, &mut Vec::new());
                 let _ = parse_acknowledgement(&bytes);
             }
         }

@@ -22,17 +22,20 @@ use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
 /// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 14] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
     "WORDS",
     "LOCALS",
     "INTERFACES",
+    "BACKENDS",
+    "KEPT",
     "REFUSED",
     "RECORDS",
     "CLOCK",
     "SOCKETS",
+    "NAMED",
     "UDP_FLOWS",
 ];
 
@@ -93,6 +96,7 @@ impl Node {
         self.adopt_slots(&listed)?;
         let taken: BTreeSet<u32> = self.workloads.values().map(|bound| bound.slot).collect();
         self.adopt_backstops(|slot| taken.contains(&slot))?;
+        self.adopt_rewriters(|slot| taken.contains(&slot))?;
         let kept: BTreeSet<u64> = self.workloads.keys().copied().collect();
         for cgroup in linked.iter().filter(|cgroup| !kept.contains(cgroup)) {
             self.directory.remove_links(*cgroup)?;
@@ -118,7 +122,7 @@ impl Node {
         for (cgroup, slot) in listed {
             if *slot < capacity && !owners.contains_key(slot) {
                 owners.insert(*slot, *cgroup);
-                self.workloads.insert(*cgroup, Bound { slot: *slot, locals: Vec::new(), backstops: None });
+                self.workloads.insert(*cgroup, Bound::new(*slot));
             } else {
                 self.maps.unlist_workload(*cgroup)?;
             }
@@ -132,6 +136,7 @@ impl Node {
         for key in self.maps.listed_locals()? {
             self.adopt_local(key, &owners)?;
         }
+        self.adopt_kept(&owners)?;
         self.maps.forget_refused(|slot| !owners.contains_key(&slot))?;
         self.slots = Slots::new(capacity, owners);
         Ok(())

@@ -1,7 +1,7 @@
 //! The directory with the pins: where it is, whose it is, what lies in it.
 //!
-//! `<bpffs>/<directory>/v<ABI version>/` holds `maps/<map>`, `programs/<program>`, `links/<cgroup id>/<program>` and
-//! `interfaces/<index>/<program>`.
+//! `<bpffs>/<directory>/v<ABI version>/` holds `maps/<map>`, `programs/<program>`, `links/<cgroup id>/<program>`,
+//! `rewriters/<cgroup id>/<program>` and `interfaces/<index>/<program>`.
 
 use std::fs::{self, File};
 use std::io;
@@ -94,7 +94,8 @@ impl Directory {
 
     /// Makes the directories of this version.
     pub(super) fn make_layout(&self) -> Result<(), NodeError> {
-        [self.maps(), self.programs(), self.links(), self.interfaces()].iter().try_for_each(|path| make(path))
+        let all = [self.maps(), self.programs(), self.links(), self.rewriters(), self.interfaces()];
+        all.iter().try_for_each(|path| make(path))
     }
 
     fn version(&self) -> PathBuf {
@@ -132,6 +133,25 @@ impl Directory {
         remove_links(&self.interface(index))
     }
 
+    fn rewriters(&self) -> PathBuf {
+        self.version().join("rewriters")
+    }
+
+    /// Where the links behind other people's programs on a cgroup are pinned.
+    pub(super) fn rewriter(&self, cgroup: u64) -> PathBuf {
+        self.rewriters().join(cgroup.to_string())
+    }
+
+    /// The cgroups that have such links. What is no number is not ours, and stays.
+    pub(super) fn followed(&self) -> Result<Vec<u64>, NodeError> {
+        Ok(entries(&self.rewriters())?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Ends the links behind other people's programs on a cgroup and removes their pins.
+    pub(super) fn remove_rewriter(&self, cgroup: u64) -> Result<(), NodeError> {
+        remove_links(&self.rewriter(cgroup))
+    }
+
     /// Where the links of a cgroup are pinned.
     pub(super) fn links_of(&self, cgroup: u64) -> PathBuf {
         self.links().join(cgroup.to_string())
@@ -157,6 +177,9 @@ impl Directory {
                 let version = self.path.join(&name);
                 for interface in entries(&version.join("interfaces"))? {
                     remove_backstop(&version.join("interfaces").join(&interface), &interface)?;
+                }
+                for cgroup in entries(&version.join("rewriters"))? {
+                    remove_links(&version.join("rewriters").join(cgroup))?;
                 }
                 let links = version.join("links");
                 for cgroup in entries(&links)? {

@@ -11,10 +11,12 @@ mod clsact;
 mod directory;
 mod error;
 mod grace;
+mod kept;
 mod link;
 mod programs;
 mod read;
 mod regions;
+mod rewriters;
 mod slots;
 mod tc;
 mod watch;
@@ -28,7 +30,7 @@ use aya::maps::{MapData, RingBuf};
 use egress_warden_common::Address;
 use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS};
 use egress_warden_common::ruleset::{FLAGS, FLAGS_MARK, HEADER_WORDS, LENGTH, VERSION};
-use egress_warden_common::state::{Binding, Interface, LocalKey, NODE_SLOT};
+use egress_warden_common::state::{Binding, Interface, Kept, KeptKey, LocalKey, NODE_SLOT};
 
 use self::directory::Directory;
 use self::programs::Programs;
@@ -43,6 +45,7 @@ use super::{KernelError, OtherProgram, OwnNamespace, Sizes, others};
 pub use adopt::Adopted;
 pub use backstop::Backstop;
 pub use error::NodeError;
+pub use kept::{How, Older};
 pub use read::BY_HAND;
 
 /// Where the pins are and how large the maps are made.
@@ -93,6 +96,14 @@ struct Bound {
     locals: Vec<LocalKey>,
     /// `None` while its network is not known.
     backstops: Option<Vec<Backstop>>,
+    /// Flows that are older than its enforcement, as they are listed.
+    kept: Vec<(KeptKey, Kept)>,
+}
+
+impl Bound {
+    const fn new(slot: u32) -> Self {
+        Self { slot, locals: Vec::new(), backstops: None, kept: Vec::new() }
+    }
 }
 
 impl Node {
@@ -126,9 +137,23 @@ impl Node {
         words: &[u64],
         namespace: Option<&OwnNamespace>,
     ) -> Result<(), NodeError> {
+        self.enforce_beside(cgroup_id, cgroup, path, words, namespace, &Older::NONE).map(drop)
+    }
+
+    /// The same with connections that are older; tells how many of them found no place, and are judged like any other. Where
+    /// the cgroup is enforced already, nothing is older.
+    pub fn enforce_beside(
+        &mut self,
+        cgroup_id: u64,
+        cgroup: BorrowedFd<'_>,
+        path: &Path,
+        words: &[u64],
+        namespace: Option<&OwnNamespace>,
+        older: &Older<'_>,
+    ) -> Result<usize, NodeError> {
         if self.workloads.contains_key(&cgroup_id) {
             self.swap(cgroup_id, words)?;
-            return namespace.map_or(Ok(()), |namespace| self.set_namespace(cgroup_id, namespace));
+            return namespace.map_or(Ok(0), |namespace| self.set_namespace(cgroup_id, namespace).map(|()| 0));
         }
         let failed = |source| NodeError::Cgroup { cgroup: cgroup_id, source };
         for ancestor in Ancestor::of(cgroup).map_err(failed)? {
@@ -144,11 +169,13 @@ impl Node {
             }
         };
         self.regions.refer(region.base);
-        self.workloads.insert(cgroup_id, Bound { slot, locals: Vec::new(), backstops: None });
+        self.workloads.insert(cgroup_id, Bound::new(slot));
         // Bound before attached: a program that runs finds its workload complete.
-        let done = self
-            .bind(cgroup_id, slot, region.base, namespace)
-            .and_then(|()| self.programs.link(&self.directory.links_of(cgroup_id), cgroup_id, cgroup, path));
+        let done = self.bind(cgroup_id, slot, region.base, namespace).and_then(|()| {
+            let left_out = self.keep(cgroup_id, older)?;
+            self.programs.link(&self.directory.links_of(cgroup_id), cgroup_id, cgroup, path)?;
+            Ok(left_out)
+        });
         if done.is_err() {
             // The first error tells what is wrong; should taking back fail as well, the next start finishes it.
             let _ = self.release(cgroup_id);
@@ -238,11 +265,13 @@ impl Node {
         let slot = self.slot(cgroup_id)?;
         // First: what it guards would otherwise be judged by a policy that is gone, which refuses everything.
         self.clear_backstop(slot)?;
+        self.maps.remove_backends(slot)?;
         self.directory.remove_links(cgroup_id)?;
         self.maps.unlist_workload(cgroup_id)?;
         let binding = self.maps.bindings.get(slot)?;
         self.maps.bindings.set(slot, Binding { netns_cookie: 0, flags: 0, ..binding })?;
         self.regions.forget(binding.ruleset);
+        self.forget_kept(cgroup_id, |_| true)?;
         if let Some(bound) = self.workloads.remove(&cgroup_id) {
             bound.locals.iter().try_for_each(|key| self.maps.unlist_local(*key))?;
         }

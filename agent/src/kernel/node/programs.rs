@@ -12,10 +12,10 @@ use super::NodeError;
 use super::directory::Directory;
 use super::link::Link;
 use crate::kernel::KernelError;
-use crate::kernel::attach::{HOOKS, Hook, INTERFACE_HOOKS};
+use crate::kernel::attach::{HOOKS, Hook, INTERFACE_HOOKS, LAST_HOOKS};
 use crate::kernel::object::refused_program;
 
-/// The programs of all hooks, in the order of [`HOOKS`], then in that of [`INTERFACE_HOOKS`].
+/// The programs of all hooks, in the order of [`HOOKS`], of [`INTERFACE_HOOKS`], and of [`LAST_HOOKS`].
 #[derive(Debug)]
 pub(super) struct Programs {
     all: Vec<Loaded>,
@@ -24,9 +24,9 @@ pub(super) struct Programs {
 }
 
 #[derive(Debug)]
-struct Loaded {
-    fd: ProgramFd,
-    id: u32,
+pub(super) struct Loaded {
+    pub(super) fd: ProgramFd,
+    pub(super) id: u32,
 }
 
 impl Programs {
@@ -68,6 +68,11 @@ impl Programs {
         INTERFACE_HOOKS.iter().zip(programs).map(|(hook, program)| (hook, program.fd.as_fd(), program.id))
     }
 
+    /// Those behind other people's, with their hooks.
+    pub(super) fn last(&self) -> impl Iterator<Item = (&'static Hook, &Loaded)> {
+        LAST_HOOKS.iter().zip(self.all.iter().skip(HOOKS.len() + INTERFACE_HOOKS.len()))
+    }
+
     /// Makes sure that a cgroup is linked to the program of every hook.
     pub(super) fn link(
         &self,
@@ -107,7 +112,7 @@ impl Programs {
 }
 
 fn hooks() -> impl Iterator<Item = &'static Hook> {
-    HOOKS.iter().chain(&INTERFACE_HOOKS)
+    HOOKS.iter().chain(&INTERFACE_HOOKS).chain(&LAST_HOOKS)
 }
 
 impl Loaded {
@@ -128,7 +133,7 @@ fn is_same(own: &ProgramInfo, pinned: &ProgramInfo, maps: &[u32]) -> bool {
 }
 
 /// Is there such a link already? One with another program gets this one, one from elsewhere goes.
-fn keep(pin: &Path, cgroup: u64, hook: &Hook, program: &Loaded) -> Result<bool, NodeError> {
+pub(super) fn keep(pin: &Path, cgroup: u64, hook: &Hook, program: &Loaded) -> Result<bool, NodeError> {
     let failed = || NodeError::pin("open the link at", pin);
     let link = match Link::open(pin) {
         Ok(link) => link,

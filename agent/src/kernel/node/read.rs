@@ -70,11 +70,13 @@ impl Node {
     /// Entries and capacity of every map that can be full.
     pub fn usage(&self) -> Result<Vec<(&'static str, u64, u64)>, NodeError> {
         let locals: usize = self.workloads.values().map(|bound| bound.locals.len()).sum();
+        let kept: usize = self.workloads.values().map(|bound| bound.kept.len()).sum();
         let (records, records_capacity) = pending_records(self.records.as_fd())?;
         Ok(vec![
             ("words", self.regions.in_force(), self.regions.capacity().into()),
             ("workloads", self.workloads.len() as u64, self.slots.capacity() as u64),
             ("locals", locals as u64, self.maps.locals_capacity()?),
+            ("kept", kept as u64, self.maps.kept_capacity()?),
             ("refused", self.maps.count_refused()?, self.maps.refused_capacity()?),
             ("records", records, records_capacity),
         ])
