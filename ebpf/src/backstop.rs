@@ -14,7 +14,7 @@ use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IP
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
-use crate::kept::kept_on_wire;
+use crate::kept::{TCP_RST, kept_on_wire};
 use crate::maps::INTERFACES;
 use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};

@@ -17,7 +17,7 @@ use crate::maps::KEPT;
 use crate::tuple::tuple_of;
 use crate::workload::Workload;
 
-const TCP_RST: u8 = 4;
+pub(crate) const TCP_RST: u8 = 4;
 
 /// Stands for the socket of a packet that has none any more. No socket's number is 0.
 const ANY_SOCKET: u64 = 0;
