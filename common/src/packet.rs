@@ -27,6 +27,8 @@ impl Bytes for [u8] {
 
 /// TCP flag: SYN.
 pub const TCP_SYN: u8 = 2;
+/// TCP flag: RST.
+pub const TCP_RST: u8 = 4;
 /// TCP flag: ACK.
 pub const TCP_ACK: u8 = 16;
 

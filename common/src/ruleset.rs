@@ -76,81 +76,72 @@ pub trait Words {
     /// The word at this index, `None` beyond the end.
     fn word(&self, index: u32) -> Option<u64>;
 
-    /// [`search`] over these words.
+    /// [`search_narrow`] over these words.
     #[inline(always)]
-    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
-        search(self, position, length, stride, key)
+    fn search_narrow(&self, position: u32, length: u32, stride: u32, key: u32) -> u32 {
+        search_narrow(self, position, length, stride, key)
+    }
+
+    /// [`search_wide`] over these words.
+    #[inline(always)]
+    fn search_wide(&self, position: u32, length: u32, key: Address) -> u32 {
+        search_wide(self, position, length, key)
     }
 }
 
-/// What [`search`] gives where a word cannot be read. (A number and not an `Option`: the compiler reads the absent half of
-/// one before it looks which half there is.)
+/// What a search gives where a word cannot be read. (A number and not an `Option`: the compiler reads the absent half of one
+/// before it looks which half there is.)
 pub const NOT_FOUND: u32 = u32::MAX;
 
-/// Word index of the last of `length` sorted elements from word `position` on whose key is not above `key`, or
-/// [`NOT_FOUND`]. The kernel does this in a function that the verifier checks by itself: walked on every path that
-/// leads there, the loop cost it 270,000 instructions.
+/// Enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
+const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
+
+/// Word index of the last of `length` sorted elements of `stride` words from word `position` on, whose key is not above
+/// `key`, or [`NOT_FOUND`]. The key is the upper half of an element's first word.
+///
+/// The kernel searches in functions that the verifier checks by themselves: walked on every path that leads there, a loop
+/// cost it 270,000 instructions. No jump depends on what is compared: which half it will be cannot be foreseen, and a wrong
+/// guess of the processor costs more than the rest of a step.
 #[inline(always)]
-pub fn search<W>(words: &W, position: u32, length: u32, stride: u32, key: Address) -> u32
+pub fn search_narrow<W>(words: &W, mut position: u32, mut length: u32, stride: u32, key: u32) -> u32
 where
     W: Words + ?Sized,
 {
-    let mut search = Search { position, length, stride, failed: false, key };
-    for _ in 0..Search::MAX_STEPS {
-        if search.step(words) {
-            break;
+    for _ in 0..MAX_STEPS {
+        if length <= 1 {
+            return position;
         }
+        let half = length / 2;
+        let Some(word) = words.word(position.wrapping_add(half.wrapping_mul(stride))) else {
+            return NOT_FOUND;
+        };
+        let below = borrow(u64::from(key), word >> 32, 0);
+        position = position.wrapping_add(half.wrapping_mul(stride) & (below as u32).wrapping_sub(1));
+        length -= half;
     }
-    if !search.failed && search.length <= 1 { search.position } else { NOT_FOUND }
+    if length <= 1 { position } else { NOT_FOUND }
 }
 
-/// A binary search over sorted elements: the last one whose key is not above the one sought.
-#[derive(Clone, Copy, Debug)]
-struct Search {
-    /// Word index of the best element so far.
-    position: u32,
-    /// Elements from there on that may still be better.
-    length: u32,
-    /// Words of an element.
-    stride: u32,
-    /// A word could not be read.
-    failed: bool,
-    /// The key sought; below `1 << 32` for elements with their key in the upper half of one word.
-    key: Address,
-}
-
-impl Search {
-    /// Enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
-    const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
-
-    /// One step. True when the search is done.
-    #[inline(always)]
-    fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
-        if self.length <= 1 {
-            return true;
+/// The same for elements of [`V6_WORDS`] words, of which the first two are the key.
+#[inline(always)]
+pub fn search_wide<W>(words: &W, mut position: u32, mut length: u32, key: Address) -> u32
+where
+    W: Words + ?Sized,
+{
+    for _ in 0..MAX_STEPS {
+        if length <= 1 {
+            return position;
         }
-        let half = self.length / 2;
-        let middle = self.position.wrapping_add(half.wrapping_mul(self.stride));
-        let Some(first) = words.word(middle) else {
-            self.failed = true;
-            return true;
-        };
-        // Without a jump: which half it is cannot be foreseen, and a wrong guess of the processor costs more than the rest
-        // of a step.
-        let below = if self.stride == V6_WORDS {
-            let Some(second) = words.word(middle.wrapping_add(1)) else {
-                self.failed = true;
-                return true;
-            };
-            borrow(self.key.high, first, borrow(self.key.low, second, 0))
-        } else {
-            borrow(self.key.low, first >> 32, 0)
-        };
-        let steps = half.wrapping_mul(self.stride);
-        self.position = self.position.wrapping_add(steps & (below as u32).wrapping_sub(1));
-        self.length -= half;
-        false
+        let half = length / 2;
+        let middle = position.wrapping_add(half.wrapping_mul(V6_WORDS));
+        let Some(low) = words.word(middle.wrapping_add(1)) else { return NOT_FOUND };
+        let borrowed = borrow(key.low, low, 0);
+        let Some(high) = words.word(middle) else { return NOT_FOUND };
+        let below = borrow(key.high, high, borrowed);
+        position = position.wrapping_add(half.wrapping_mul(V6_WORDS) & (below as u32).wrapping_sub(1));
+        length -= half;
     }
+    if length <= 1 { position } else { NOT_FOUND }
 }
 
 /// What `a - b - borrowed` borrows: 1 where `a` is below, else 0.
@@ -258,12 +249,14 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
 
     #[inline(always)]
     fn find_class(&self, address: Address) -> Option<u32> {
-        let (part, stride, key) = match address.as_v4() {
-            Some(bits) => (V4, V4_WORDS, Address { high: 0, low: u64::from(bits) }),
-            None => (V6, V6_WORDS, address),
-        };
+        let narrow = address.as_v4();
+        let (part, stride) = if narrow.is_some() { (V4, V4_WORDS) } else { (V6, V6_WORDS) };
         let (offset, length) = self.part(part)?;
-        let found = self.words.search(self.base.wrapping_add(offset), length, stride, key);
+        let position = self.base.wrapping_add(offset);
+        let found = match narrow {
+            Some(key) => self.words.search_narrow(position, length, V4_WORDS, key),
+            None => self.words.search_wide(position, length, address),
+        };
         if found == NOT_FOUND {
             return None;
         }
@@ -280,9 +273,8 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         let (intervals, _) = self.part(INTERVALS)?;
         let first = intervals.wrapping_add(index.wrapping_mul(INTERVAL_WORDS));
         let key = interval_key(protocol, port);
-        let wanted = Address { high: 0, low: u64::from(key) };
         let at = self.base.wrapping_add(first);
-        let found = self.words.search(at, count, INTERVAL_WORDS, wanted);
+        let found = self.words.search_narrow(at, count, INTERVAL_WORDS, key);
         if found == NOT_FOUND {
             return None;
         }

@@ -9,12 +9,12 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
-use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
+use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
-use crate::kept::{TCP_RST, kept_on_wire};
+use crate::kept::kept_on_wire;
 use crate::maps::INTERFACES;
 use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};
@@ -343,16 +343,11 @@ impl Sender {
         {
             return outcome;
         }
-        let mut attempt = Attempt::unsent(
-            packet.destination,
-            packet.protocol,
-            packet.port,
-            verdict,
-            match stored(self.sk) {
-                Some(socket) => socket.process,
-                None => Default::default(),
-            },
-        );
+        let mut attempt =
+            Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
+        if let Some(socket) = stored(self.sk) {
+            attempt.process = socket.process;
+        }
         attempt.source = packet.source;
         attempt.source_port = packet.source_port;
         attempt.audit = audit;

@@ -9,15 +9,13 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
 };
-use egress_warden_common::packet::Packet;
+use egress_warden_common::packet::{Packet, TCP_RST};
 use egress_warden_common::reason::{IPPROTO_TCP, Reason};
 use egress_warden_common::state::{Interface, KEPT_ENDS, KeptKey, SOCKET_CONNECTED, SocketState};
 
 use crate::maps::KEPT;
 use crate::tuple::tuple_of;
 use crate::workload::Workload;
-
-pub(crate) const TCP_RST: u8 = 4;
 
 /// Stands for the socket of a packet that has none any more. No socket's number is 0.
 const ANY_SOCKET: u64 = 0;
@@ -85,24 +83,9 @@ pub(crate) fn kept_on_wire(
     packet: &Packet,
     reason: Reason,
 ) -> bool {
-    if !is_open_question(reason) {
-        return false;
-    }
-    if is_known {
-        // SAFETY: the program's context; `packet` is on its stack.
-        return unsafe { find_kept(packet, workload.slot, bpf_get_socket_cookie(skb.cast())) } == 1;
-    }
-    // SAFETY: a live map value.
-    let (slots, namespace) = unsafe { ((*interface).slots, (*interface).namespace) };
-    for slot in slots {
-        // SAFETY: `packet` is on the program's stack.
-        if slot != 0 && unsafe { find_kept(packet, slot - 1, ANY_SOCKET) } == 1 {
-            // A reset is the last of its connection, which may be gone by now.
-            // SAFETY: the program's context; `packet` is on its stack.
-            return packet.tcp_flags & TCP_RST != 0 || unsafe { has_connection(skb, packet, namespace) != 0 };
-        }
-    }
-    false
+    let whose = if is_known { workload.slot + 1 } else { 0 };
+    // SAFETY: the program's context, a live map value, and a packet on the program's stack.
+    is_open_question(reason) && unsafe { goes_on(skb, interface, packet, whose) != 0 }
 }
 
 /// Is it refused because no entry covers it, and not because something speaks against it?
@@ -139,6 +122,39 @@ unsafe extern "C" fn find_kept(packet: *const Packet, slot: u32, cookie: u64) ->
     }
     let is_reset = packet.protocol == IPPROTO_TCP && packet.tcp_flags & TCP_RST != 0;
     if kept.how == KEPT_ENDS && !is_reset { 2 } else { 1 }
+}
+
+// Checked by the verifier once, by itself: see `shared`. It also keeps what it needs off the stack of a program that has
+// hardly any left.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn goes_on(
+    skb: *mut __sk_buff,
+    interface: *const Interface,
+    packet: *const Packet,
+    whose: u32,
+) -> u32 {
+    // SAFETY: the verifier checked the sizes of what they point at.
+    let (Some(interface), Some(packet)) = (unsafe { interface.as_ref() }, unsafe { packet.as_ref() }) else {
+        return 0;
+    };
+    if whose != 0 {
+        // SAFETY: the program's context; `packet` is what the caller gave.
+        return u32::from(unsafe { find_kept(packet, whose - 1, bpf_get_socket_cookie(skb.cast())) } == 1);
+    }
+    for slot in &interface.slots {
+        // SAFETY: `packet` is what the caller gave.
+        if *slot != 0 && unsafe { find_kept(packet, *slot - 1, ANY_SOCKET) } == 1 {
+            // A reset is the last of its connection, which may be gone by now.
+            // SAFETY: the program's context; `packet` is what the caller gave.
+            return if packet.tcp_flags & TCP_RST != 0 {
+                1
+            } else {
+                unsafe { has_connection(skb, packet, interface.namespace) }
+            };
+        }
+    }
+    0
 }
 
 // Checked by the verifier once, by itself: see `shared`.

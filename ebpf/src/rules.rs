@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use egress_warden_common::Address;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
-use egress_warden_common::ruleset::{Words, search};
+use egress_warden_common::ruleset::{Words, search_narrow, search_wide};
 
 use crate::maps::{CLOCK, WORDS};
 
@@ -17,18 +17,29 @@ impl Words for KernelWords {
     }
 
     #[inline(always)]
-    fn search(&self, position: u32, length: u32, stride: u32, key: Address) -> u32 {
-        let run = u64::from(position) << 32 | u64::from(length);
+    fn search_narrow(&self, position: u32, length: u32, stride: u32, key: u32) -> u32 {
         // SAFETY: takes numbers.
-        unsafe { search_words(run, stride, key.high, key.low) }
+        unsafe { search_words(position, length, stride, key) }
+    }
+
+    #[inline(always)]
+    fn search_wide(&self, position: u32, length: u32, key: Address) -> u32 {
+        // SAFETY: takes numbers.
+        unsafe { search_wide_words(position, length, key.high, key.low) }
     }
 }
 
-// Checked by the verifier once, by itself: see `shared`.
+// Checked by the verifier once, by themselves: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn search_words(run: u64, stride: u32, high: u64, low: u64) -> u32 {
-    search(&KernelWords, (run >> 32) as u32, run as u32, stride, Address { high, low })
+unsafe extern "C" fn search_words(position: u32, length: u32, stride: u32, key: u32) -> u32 {
+    search_narrow(&KernelWords, position, length, stride, key)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn search_wide_words(position: u32, length: u32, high: u64, low: u64) -> u32 {
+    search_wide(&KernelWords, position, length, Address { high, low })
 }
 
 /// Boot time plus the offset that the agent tells.

@@ -92,7 +92,8 @@ fn datagram(source: Ipv4Addr, to: SocketAddrV4) -> Vec<u8> {
     [&header, &udp.concat(), PAYLOAD].concat()
 }
 
-fn checksum(header: &[u8]) -> u16 {
+/// The checksum of a header of even length.
+pub(crate) fn checksum(header: &[u8]) -> u16 {
     let words = header.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let sum: u32 = words.sum();
     // A header is far too short for a second carry.

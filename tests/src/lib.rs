@@ -18,6 +18,7 @@ mod frame;
 pub mod job;
 mod netns;
 pub mod probe;
+pub mod prober;
 pub mod rewriter;
 pub mod server;
 mod sys;

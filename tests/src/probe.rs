@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::str::FromStr;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::{Namespace, TestCgroup};
+use crate::{Namespace, TestCgroup, sys};
 
 /// What an attempt does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,13 +181,7 @@ fn udp(to: SocketAddr, timeout: Duration, connected: bool, payload: &[u8]) -> io
 
 fn udp_lite(to: SocketAddr) -> io::Result<usize> {
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: takes numbers.
-    let made = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::IPPROTO_UDPLITE) };
-    if made < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(made) });
+    let socket = UdpSocket::from(sys::inet_socket(family, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)?);
     socket.send_to(b"probe", to).map(|_| 0)
 }
 

@@ -100,6 +100,34 @@ pub(crate) fn raw_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A socket of a family, type and protocol that std does not offer together, in the calling thread's network namespace.
+pub(crate) fn inet_socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let raw = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Binds a socket to this port, or to this identifier where it is a ping socket, and to any address.
+pub(crate) fn bind_any(socket: &impl AsFd, family: c_int, port: u16) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    if family == libc::AF_INET {
+        // SAFETY: a sockaddr_in is plain data, for which all zeros is a value.
+        let mut any: libc::sockaddr_in = unsafe { zeroed() };
+        any.sin_family = libc::sa_family_t::try_from(family).unwrap_or_default();
+        any.sin_port = port.to_be();
+        // SAFETY: the kernel reads the size that it is given from `any`.
+        check(unsafe { libc::bind(fd, (&raw const any).cast(), length_of::<libc::sockaddr_in>()) }).map(drop)
+    } else {
+        // SAFETY: a sockaddr_in6 is plain data, for which all zeros is a value.
+        let mut any: libc::sockaddr_in6 = unsafe { zeroed() };
+        any.sin6_family = libc::sa_family_t::try_from(family).unwrap_or_default();
+        any.sin6_port = port.to_be();
+        // SAFETY: the kernel reads the size that it is given from `any`.
+        check(unsafe { libc::bind(fd, (&raw const any).cast(), length_of::<libc::sockaddr_in6>()) }).map(drop)
+    }
+}
+
 /// Sends these bytes on a bound socket.
 pub(crate) fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads the length that it is given from `bytes`.

@@ -3,6 +3,9 @@
 //! A test is named as `path/to/file.rs::function`. One that is still to be written carries ` (pending)` behind it, and
 //! loses it as soon as it is there.
 
+#[path = "docs/threat_model.rs"]
+mod threat_model;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,7 @@ mod peer;
 pub mod protocol;
 mod server;
 mod session;
+mod status;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,8 @@
 //! [`Forgery::send`].
 //!
 //! Or very many attempts from every processor at once: `flood REFUSED ALLOWED ATTEMPTS`, see [`flood::run`]; or the
-//! near end of the benchmark: `bench PROCESSOR`, see [`bench::serve_commands`].
+//! near end of the benchmark: `bench PROCESSOR`, see [`bench::serve_commands`]; or attempts as they are asked for on
+//! standard input: `prober`, see [`prober::serve`].
 
 use std::env::args;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use egress_warden_tests::forge::Forgery;
 use egress_warden_tests::probe::Attempt;
-use egress_warden_tests::{bench, flood};
+use egress_warden_tests::{bench, flood, prober};
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = args().skip(1).collect();
@@ -34,10 +35,14 @@ fn main() -> Result<ExitCode> {
         bench::serve_commands(cpu.parse()?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args == ["prober"] {
+        prober::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let [attempt, to, timeout] = &args[..] else {
         bail!(
             "usage: KIND ADDRESS:PORT MILLISECONDS, frame|packet SOURCE ADDRESS:PORT COUNT, \
-             flood REFUSED ALLOWED ATTEMPTS, or bench PROCESSOR"
+             flood REFUSED ALLOWED ATTEMPTS, bench PROCESSOR, or prober"
         )
     };
     let outcome = attempt.parse::<Attempt>()?.make(to.parse()?, Duration::from_millis(timeout.parse()?));

@@ -1,5 +1,6 @@
 //! What a workload has in reach beside the network: capabilities on the host's network, and devices.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -13,11 +14,17 @@ use super::support::Agent;
 struct Running(Child);
 
 impl Running {
-    fn start(cgroup: &Path, program: &str) -> Result<Running> {
-        let mut command = Command::new("sh");
-        let begin = "echo 0 > \"$1/cgroup.procs\" && shift && exec \"$@\"";
-        command.args(["-c", begin, "sh"]).arg(cgroup).args(["sh", "-c", program]);
-        Ok(Running(command.stdin(Stdio::null()).spawn()?))
+    /// Moved into the cgroup once it is what it is to be: on its way there it may do more.
+    fn start(cgroup: &Path, program: &[&str]) -> Result<Running> {
+        let mut command = Command::new(program[0]);
+        let running = Running(command.args(&program[1..]).stdin(Stdio::null()).spawn()?);
+        let id = running.0.id();
+        until("it to sleep", DEADLINE, || {
+            let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+            (name.trim_end() == "sleep").then_some(())
+        })?;
+        fs::write(cgroup.join("cgroup.procs"), id.to_string())?;
+        Ok(running)
     }
 }
 
@@ -50,7 +57,7 @@ fn held(workload: &Value) -> Vec<&str> {
 fn capabilities_on_the_hosts_network_are_told_once() -> Result<()> {
     let agent = agent()?;
     let cgroup = agent.workload("a")?;
-    let root = Running::start(&cgroup, "exec sleep 1000")?;
+    let root = Running::start(&cgroup, &["sleep", "1000"])?;
     let found = told(&agent, |found| held(found).contains(&"NET_RAW"))?;
     assert_eq!((&found["network"], &found["tier"]), (&"host".into(), &"cgroup".into()), "{found}");
     let first = &found["capabilities"]["held"][0];
@@ -62,15 +69,17 @@ fn capabilities_on_the_hosts_network_are_told_once() -> Result<()> {
     let warnings = || agent.log().matches("with capabilities that lead past").count();
     assert_eq!(warnings(), 1, "{}", agent.log());
     // Whoever has them in a user namespace of its own can do nothing to the host's network.
-    let nested = Running::start(&cgroup, "exec unshare --user --map-root-user sleep 1000")?;
+    let nested = Running::start(&cgroup, &["unshare", "--user", "--map-root-user", "sleep", "1000"])?;
     drop(root);
     let found = told(&agent, |found| found["capabilities"]["held"] == Value::Array(Vec::new()))?;
     agent.wait_metric("workloads_exposed", &["by=\"capabilities\""], 0.0)?;
     ensure!(found["capabilities"]["obtainable"] == Value::Array(Vec::new()), "{found}");
     // One that has none now, and can get them back.
     drop(nested);
-    let _bounded =
-        Running::start(&cgroup, "exec setpriv --reuid 65534 --regid 65534 --clear-groups sleep 1000")?;
+    let _bounded = Running::start(
+        &cgroup,
+        &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "1000"],
+    )?;
     let found = told(&agent, |found| {
         let obtainable = found["capabilities"]["obtainable"].as_array();
         obtainable.is_some_and(|names| names.contains(&"NET_RAW".into()))
@@ -84,14 +93,14 @@ fn capabilities_on_the_hosts_network_are_told_once() -> Result<()> {
 fn a_device_file_in_its_own_view_is_told() -> Result<()> {
     let agent = agent()?;
     let cgroup = agent.workload("a")?;
-    let plain = Running::start(&cgroup, "exec sleep 1000")?;
+    let plain = Running::start(&cgroup, &["sleep", "1000"])?;
     let found = told(&agent, |found| !found["rdma"].is_null())?;
     assert_eq!(
         (&found["rdma"]["in_reach"], &found["rdma"]["files"]),
         (&false.into(), &Value::Array(Vec::new()))
     );
     let view = "mount -t tmpfs none /dev && mkdir /dev/infiniband && mknod /dev/infiniband/uverbs0 c 231 192 && exec sleep 1000";
-    let _device = Running::start(&cgroup, &format!("exec unshare --mount sh -c '{view}'"))?;
+    let _device = Running::start(&cgroup, &["unshare", "--mount", "sh", "-c", view])?;
     let found = told(&agent, |found| found["rdma"]["in_reach"] == true)?;
     assert_eq!(found["rdma"]["files"], serde_json::json!(["/dev/infiniband/uverbs0"]));
     agent.wait_metric("workloads_exposed", &["by=\"devices\""], 1.0)?;

@@ -109,6 +109,16 @@ fn what_exec_cannot_enforce_is_named_with_its_place() -> Result<()> {
     Ok(())
 }
 
+/// Whatever becomes of older connections: nothing is older than what it runs.
+#[test]
+fn what_is_older_is_nothing_to_exec() -> Result<()> {
+    for existing in ["keep", "cut"] {
+        let bench = with(&format!("{POLICY}  allow: []\n  existing: {existing}\n"))?;
+        bench.succeeds(bench.exec(&bench.arguments())?)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn more_than_a_ruleset_holds() -> Result<()> {
     // Every other port is an interval of its own: more of them than one place may have.

@@ -1,7 +1,9 @@
 //! What takes too long for every change: a list of jobs, and a page with what each of them found last.
 
-mod fuzz;
+mod packets;
 mod page;
+mod repeats;
+mod suite;
 
 use std::time::Instant;
 
@@ -14,9 +16,10 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask soak [--only NAME]... [--list]
 
 Runs what takes too long for every change, and writes what it found into docs/soak.md; what was not run keeps its section
-there. A job that fails writes nothing and fails the command. Needs root.
+there. A job that fails writes nothing and fails the command. Needs root. Tests the agent that EGRESS_WARDEN_BIN names, where
+it is set.
 
-  --only NAME  this job only; may be given several times
+  --only NAME  this job only (packets, bypass, truth); may be given several times
   --list       the jobs, and how long each takes";
 
 /// One job.
@@ -34,7 +37,7 @@ struct Job {
 /// What was measured or counted, and the value.
 type Figure = (String, String);
 
-const JOBS: &[Job] = &[fuzz::JOB];
+const JOBS: &[Job] = &[packets::JOB, repeats::BYPASS, repeats::TRUTH];
 
 pub(crate) fn task(args: &[String]) -> Result<()> {
     let Some(jobs) = read(args)? else {
@@ -87,8 +90,9 @@ mod tests {
     fn one_job_or_all() {
         let all: Vec<&str> = JOBS.iter().map(|job| job.name).collect();
         assert_eq!(names(&[]), all);
-        assert_eq!(names(&["--only", "fuzz"]), ["fuzz"]);
-        assert!(read(&["--only".to_owned(), "fuz".to_owned()]).is_err());
+        assert_eq!(names(&["--only", "packets"]), ["packets"]);
+        assert_eq!(names(&["--only", "truth", "--only", "bypass"]), ["bypass", "truth"]);
+        assert!(read(&["--only".to_owned(), "pack".to_owned()]).is_err());
         assert!(read(&["--only".to_owned()]).is_err());
         assert!(read(&["--list".to_owned()]).unwrap().is_none());
     }
