@@ -380,7 +380,7 @@ fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     unsafe {
         let port = u16::from_be((*full).dst_port);
         if port == 0 {
-            return packet.protocol == IPPROTO_TCP && packet.tcp_flags & TCP_RST != 0;
+            return packet.tcp_flags & TCP_RST != 0;
         }
         if port != packet.port {
             return false;
