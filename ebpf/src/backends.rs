@@ -62,9 +62,20 @@ pub(crate) fn judge_service(
         return false;
     }
     let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
+    let named = named(sk);
     // SAFETY: the socket's storage, and what is on the program's stack.
-    unsafe { judge_backend(place, packet, named(sk), verdict) != 0 }
+    let found = unsafe { judge_backend(place, packet, named, verdict) };
+    if found == OF_SOCKET {
+        // The backstop looks at the table alone, and a connection may be older than what stands there.
+        // SAFETY: the socket's storage.
+        unsafe { list_peer(named, workload.slot) };
+    }
+    found != 0
 }
+
+/// What [`judge_backend`] found allowed: what the workload reached by a service, or this very socket.
+const OF_WORKLOAD: u32 = 1;
+const OF_SOCKET: u32 = 2;
 
 // Checked by the verifier once, by itself: see `shared`. Not a part of `judge_packet`, but called behind it: one after the
 // other they share the stack.
@@ -103,11 +114,7 @@ unsafe extern "C" fn judge_backend(
         return 0;
     }
     *verdict = found;
-    // The backstop looks at the table alone, and a connection may be older than what stands there.
-    if of_socket {
-        pair.list(table);
-    }
-    1
+    if of_socket { OF_SOCKET } else { OF_WORKLOAD }
 }
 
 /// A backend and the service that it stands for.
@@ -146,7 +153,7 @@ impl Pair {
     fn is_listed(&mut self, table: &mut Backends) -> bool {
         let now = boot_ns();
         for place in &mut table.sets[backend_set(self.backend, self.backend_port)] {
-            if backend_counts(place.seen, now) && self.is_at(place) {
+            if backend_counts(place.seen, now) && self.seems_at(place) && self.is_at(place) {
                 return true;
             }
         }
@@ -158,22 +165,22 @@ impl Pair {
         // SAFETY: aligned fields of a live map value. An even version before and after says that what is between belongs
         // together; additions of nothing, which no other access overtakes.
         unsafe {
-            if (*place).backend_port != self.backend_port
-                || (*place).protocol != self.protocol
-                || Address::from_bytes((*place).backend) != self.backend
-            {
+            let version = atomic::add(&raw mut (*place).version, 0);
+            if version & 1 != 0 || (*place).seen == 0 || !self.seems_at(&*place) {
                 return false;
             }
-            let version = atomic::add(&raw mut (*place).version, 0);
-            let fits = version & 1 == 0
-                && (*place).seen != 0
-                && (*place).backend_port == self.backend_port
-                && (*place).protocol == self.protocol
-                && Address::from_bytes((*place).backend) == self.backend;
             self.service = Address::from_bytes((*place).service);
             self.service_port = (*place).service_port;
-            fits && atomic::add(&raw mut (*place).version, 0) == version
+            atomic::add(&raw mut (*place).version, 0) == version
         }
+    }
+
+    /// Is this the place of the same backend? Whoever writes there at this moment may make the answer a wrong one.
+    #[inline(always)]
+    fn seems_at(&self, place: &Backend) -> bool {
+        place.backend_port == self.backend_port
+            && place.protocol == self.protocol
+            && Address::from_bytes(place.backend) == self.backend
     }
 
     /// Lists it, or notes that it holds still. A full set gives up what was not seen for longest.
@@ -193,14 +200,15 @@ impl Pair {
         let set = &mut table.sets[backend_set(self.backend, self.backend_port)];
         let (mut victim, mut oldest) = (0, u64::MAX);
         for (way, place) in set.iter_mut().enumerate() {
-            let mut there = *self;
-            if there.is_at(place) {
+            if place.seen != 0 && self.seems_at(place) {
                 // Of two services with one backend the first one stands here as long as it is used, so that it does not
                 // change under those who read.
                 if now.saturating_sub(place.seen) < BACKEND_REFRESH_NS {
                     return;
                 }
-                if there.service == self.service && there.service_port == self.service_port {
+                if place.service_port == self.service_port
+                    && Address::from_bytes(place.service) == self.service
+                {
                     // SAFETY: an aligned field of a live map value.
                     unsafe { atomic::store(&raw mut place.seen, now) };
                     return;
@@ -239,6 +247,29 @@ impl Pair {
 unsafe extern "C" fn list_backend(table: *mut Backends, pair: *const Pair) -> u32 {
     // SAFETY: the verifier checked the sizes of what they point at.
     if let (Some(table), Some(pair)) = (unsafe { table.as_mut() }, unsafe { pair.as_ref() }) {
+        pair.list_in(table);
+    }
+    0
+}
+
+// Checked by the verifier once, by itself: see `shared`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn list_peer(named: *mut Named, slot: u32) -> u32 {
+    // SAFETY: the verifier checked the size of what it points at.
+    let (Some(named), Some(table)) = (unsafe { named.as_mut() }, backends(slot)) else { return 0 };
+    let place = &raw mut named.backend;
+    // SAFETY: aligned fields of a live map value; what they say together is looked at below.
+    let mut pair = unsafe {
+        Pair {
+            backend: Address::from_bytes((*place).backend),
+            service: Address { high: 0, low: 0 },
+            backend_port: (*place).backend_port,
+            service_port: 0,
+            protocol: (*place).protocol,
+        }
+    };
+    if pair.is_of_socket(named, table) {
         pair.list_in(table);
     }
     0

@@ -146,10 +146,10 @@ unsafe extern "C" fn goes_on(
         // SAFETY: `packet` is what the caller gave.
         if *slot != 0 && unsafe { find_kept(packet, *slot - 1, ANY_SOCKET) } == 1 {
             // A reset is the last of its connection, which may be gone by now.
-            // SAFETY: the program's context; `packet` is what the caller gave.
             return if packet.tcp_flags & TCP_RST != 0 {
                 1
             } else {
+                // SAFETY: the program's context; `packet` is what the caller gave.
                 unsafe { has_connection(skb, packet, interface.namespace) }
             };
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Log, LogFormat, LogLevel};
+use super::{LoadBalancer, Log, LogFormat, LogLevel};
 use crate::allowlist::Diagnostic;
 use crate::allowlist::diagnostic::Report;
 use crate::allowlist::fields::{Fields, filled_list};
@@ -13,7 +13,7 @@ use crate::allowlist::scalar::{duration, found, one_of, raw_text, text};
 use crate::allowlist::source::{Sources, Span};
 use crate::allowlist::tree::{self, Node, Value};
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "allowlists",
     "metrics",
     "state_dir",
@@ -22,6 +22,7 @@ const KEYS: [&str; 10] = [
     "sources",
     "guard",
     "audit_log",
+    "load_balancer",
     "selftest",
     "log",
 ];
@@ -45,6 +46,7 @@ pub(super) struct File {
     pub(super) control_socket: Option<PathBuf>,
     pub(super) cgroup_root: Option<PathBuf>,
     pub(super) audit_log: Option<PathBuf>,
+    pub(super) load_balancer: LoadBalancer,
     /// `Some(None)` where it says never.
     pub(super) selftest_every: Option<Option<Duration>>,
     pub(super) log: Log,
@@ -112,6 +114,10 @@ impl Reader<'_> {
             control_socket: self.optional_path(&fields, "control_socket"),
             cgroup_root: self.optional_path(&fields, "cgroup_root"),
             audit_log: self.optional_path(&fields, "audit_log"),
+            load_balancer: fields
+                .get("load_balancer")
+                .map(|node| self.load_balancer(node))
+                .unwrap_or_default(),
             selftest_every: fields.get("selftest").and_then(|node| self.selftest(node)),
             log: fields.get("log").map(|node| self.log(node)).unwrap_or_default(),
         })
@@ -126,6 +132,12 @@ impl Reader<'_> {
         let base = self.base;
         let paths = filled_list(node, key, self.report, |item, report| path(item, key, base, report));
         paths.unwrap_or_default().into_iter().map(|path| path.value).collect()
+    }
+
+    fn load_balancer(&mut self, node: &Node) -> LoadBalancer {
+        const WORDS: [(&str, LoadBalancer); 2] =
+            [("ignore", LoadBalancer::Ignore), ("follow", LoadBalancer::Follow)];
+        one_of(node, "load_balancer", &WORDS, self.report).unwrap_or_default()
     }
 
     fn metrics(&mut self, node: &Node) -> Option<SocketAddr> {

@@ -33,12 +33,24 @@ pub struct Config {
     pub pin_directory: PathBuf,
     /// The file to which violations are appended.
     pub audit_log: Option<PathBuf>,
+    /// What is done about programs above the workloads that rewrite the addresses of calls.
+    pub load_balancer: LoadBalancer,
     /// How often the agent tests itself; `None` for never.
     pub selftest_every: Option<Duration>,
     /// The agent's own messages.
     pub log: Log,
     /// Print the kernel programs' own diagnostics.
     pub kernel_log: bool,
+}
+
+/// `load_balancer`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// Nothing is attached above a workload: a call is judged by the address that it names, its packets by theirs.
+    #[default]
+    Ignore,
+    /// Programs of the agent's follow it on its cgroup and see what became of the address.
+    Follow,
 }
 
 /// How the agent's own messages are written.
@@ -119,6 +131,7 @@ impl Config {
             cgroup_root: file.cgroup_root,
             pin_directory: flags.pin_directory.unwrap_or_else(|| PIN_DIRECTORY.into()),
             audit_log: file.audit_log,
+            load_balancer: file.load_balancer,
             selftest_every: file.selftest_every.unwrap_or(Some(SELFTEST_EVERY)),
             log: file.log,
             kernel_log: flags.kernel_log,

@@ -101,7 +101,15 @@ async fn serve(config: Config) -> Result<()> {
     let control = control::Server::bind(&config.control_socket)?;
     let state_dir = config.state_dir.clone();
     let history = Arc::new(move || History::open(&state_dir)?.newest(usize::MAX));
-    let reconciler = Reconciler::new(node, &adopted, mount.point().to_owned(), quarantines, saved, looks);
+    let reconciler = Reconciler::new(
+        node,
+        &adopted,
+        mount.point().to_owned(),
+        quarantines,
+        saved,
+        looks,
+        config.load_balancer,
+    );
     let (selected, selection) = watch::channel(Selection::default());
     let (changes, changed) = mpsc::channel(CHANGES);
     let (hints, hinted) = mpsc::channel(CHANGES);

@@ -14,7 +14,7 @@ use crate::allowlist::Action;
 use crate::kernel::clock::{HostClock, boot_ns};
 use crate::policy::Mode;
 use crate::quarantine::cut::{Done, Judge};
-use crate::quarantine::{Begin, EndError, Outcome, refused_in_quarantine};
+use crate::quarantine::{Begin, EndError, Outcome, refused_behind_services, refused_in_quarantine};
 
 impl Reconciler {
     /// Quarantines of which no record told.
@@ -98,8 +98,10 @@ impl Reconciler {
 
     /// Judges by what the kernel has, and not by what it should have.
     fn judge(&self, member: &Member) -> Judge {
-        let words = self.node.words_of(member.workload.cgroup).unwrap_or_default();
-        Box::new(refused_in_quarantine(words, HostClock, is_in_host(member)))
+        let cgroup = member.workload.cgroup;
+        let words = self.node.words_of(cgroup).unwrap_or_default();
+        let refused = refused_in_quarantine(words, HostClock, is_in_host(member));
+        Box::new(refused_behind_services(refused, self.node.backends_of(cgroup).unwrap_or_default()))
     }
 
     /// What came of ending a workload's connections. Who asked for its quarantine is answered only now.

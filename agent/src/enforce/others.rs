@@ -9,19 +9,32 @@ use tracing::{info, warn};
 
 use super::member::Member;
 use super::reconciler::Reconciler;
+use crate::config::LoadBalancer;
 use crate::kernel::{Hook, OtherProgram};
 
 /// How often to look, unless a workload was added.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// What was seen last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Others {
+    /// Whether what may be rewritten is followed.
+    load_balancer: LoadBalancer,
     pub(super) found: Vec<OtherProgram>,
     /// `None` to look as soon as there is time.
     pub(super) seen: Option<Instant>,
     /// Where what may be rewritten cannot be followed, and why.
     unfollowed: Vec<(PathBuf, String)>,
+}
+
+impl Others {
+    pub(super) const fn new(load_balancer: LoadBalancer) -> Self {
+        Self { load_balancer, found: Vec::new(), seen: None, unfollowed: Vec::new() }
+    }
+
+    const fn follows(&self) -> bool {
+        matches!(self.load_balancer, LoadBalancer::Follow)
+    }
 }
 
 impl Reconciler {
@@ -41,6 +54,12 @@ impl Reconciler {
                     %cgroup, hook, id, name,
                     "another program is attached without the multi flag: no workload below that cgroup can be enforced anew"
                 );
+            } else if Hook::can_rewrite(hook) && !self.others.follows() {
+                info!(
+                    %cgroup, hook, id, name,
+                    "another program is attached. Should it rewrite addresses, as load balancers do, `load_balancer: follow` lets \
+                     policies name services"
+                );
             } else {
                 info!(%cgroup, hook, id, name, "another program is attached");
             }
@@ -51,7 +70,7 @@ impl Reconciler {
 
     /// A workload was just added: what it does first may be to call a service.
     pub(super) fn follow_rewriters_of(&mut self, cgroup: u64) {
-        let Some(member) = self.members.get(&cgroup) else { return };
+        let Some(member) = self.members.get(&cgroup).filter(|_| self.others.follows()) else { return };
         let mut above: Vec<PathBuf> = self.directories(member).collect();
         above.reverse();
         let Some(path) = self.node.outermost_rewriter(above.iter().map(PathBuf::as_path)) else { return };
@@ -63,7 +82,8 @@ impl Reconciler {
     fn follow_rewriters(&mut self, found: &mut [OtherProgram]) {
         let rewrites =
             |path: &PathBuf| found.iter().any(|other| other.cgroup == *path && Hook::can_rewrite(other.hook));
-        let enforced = self.members.iter().filter(|(_, member)| member.is_enforced());
+        let follows = self.others.follows();
+        let enforced = self.members.iter().filter(|(_, member)| follows && member.is_enforced());
         let wanted: BTreeMap<u64, PathBuf> = enforced
             .filter_map(|(cgroup, member)| Some((*cgroup, self.directories(member).filter(rewrites).last()?)))
             .collect();

@@ -20,6 +20,7 @@ use super::rules::{Effective, Rules};
 use super::saved::Saved;
 use super::snapshot::{Delays, Reload, RulesFrom};
 use super::totals::{NO_COUNTS, Totals, Under};
+use crate::config::LoadBalancer;
 use crate::kernel::clock::boot_ns;
 use crate::kernel::node::How;
 use crate::kernel::{Adopted, Node};
@@ -77,6 +78,7 @@ impl Reconciler {
         quarantines: Quarantines<Kernel>,
         saved: Saved,
         looks: Sender<Look>,
+        load_balancer: LoadBalancer,
     ) -> Self {
         let reload = Reload {
             at: SystemTime::now(),
@@ -101,7 +103,7 @@ impl Reconciler {
             unenforced: 0.0,
             detached: false,
             behind: None,
-            others: Others::default(),
+            others: Others::new(load_balancer),
             reach: Looks::new(looks),
             unseen: None,
             saved,

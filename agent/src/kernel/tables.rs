@@ -75,6 +75,15 @@ impl Maps {
         gone(self.backends.remove(&slot)).map_err(KernelError::map("BACKENDS"))
     }
 
+    /// The backends of a slot's workload, with their services; none where it has no table.
+    pub(super) fn backends_of(&self, slot: u32) -> Result<Vec<Backend>, KernelError> {
+        match self.backends.get(&slot, 0) {
+            Ok(table) => Ok(table.0.sets.into_iter().flatten().filter(|backend| backend.seen != 0).collect()),
+            Err(MapError::KeyNotFound) => Ok(Vec::new()),
+            Err(error) => Err(KernelError::map("BACKENDS")(error)),
+        }
+    }
+
     /// The slots whose workloads have a table of backends.
     pub(super) fn listed_backends(&self) -> Result<BTreeSet<u32>, KernelError> {
         self.backends.keys().collect::<Result<_, _>>().map_err(KernelError::map("BACKENDS"))

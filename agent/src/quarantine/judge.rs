@@ -1,9 +1,10 @@
 //! Which connections a workload in quarantine can no longer use.
 
+use egress_warden_common::backend::Backend;
 use egress_warden_common::decide::Clock;
 use egress_warden_common::reason::IPPROTO_TCP;
 use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
-use egress_warden_common::{Facts, decide};
+use egress_warden_common::{Address, Facts, decide};
 
 use crate::kernel::diag::Connection;
 
@@ -29,6 +30,31 @@ pub fn refused_in_quarantine(
             quarantined: true,
         };
         !audit && !decide(&ruleset, &clock, &facts).reason.allows()
+    }
+}
+
+/// The same where a load balancer may stand between: what is connected with the backend of a service goes on with the service.
+/// `backends` may be out of date: what is ended here only hears earlier of what the kernel refuses.
+pub fn refused_behind_services(
+    refused: impl Fn(&Connection) -> bool + Send + Sync,
+    backends: Vec<Backend>,
+) -> impl Fn(&Connection) -> bool + Send + Sync {
+    move |connection| {
+        let remote = Address::from(connection.remote);
+        let kept = |backend: &Backend| {
+            let service = Connection {
+                remote: Address::from_bytes(backend.service).into(),
+                remote_port: backend.service_port,
+                ..connection.clone()
+            };
+            !refused(&service)
+        };
+        let mut services = backends.iter().filter(|backend| {
+            backend.protocol == IPPROTO_TCP
+                && backend.backend_port == connection.remote_port
+                && Address::from_bytes(backend.backend) == remote
+        });
+        refused(connection) && !services.any(kept)
     }
 }
 
@@ -88,6 +114,20 @@ mod tests {
         }
         let on_host = refused_in_quarantine(compiled.words.clone(), Never, true);
         assert!(on_host(&cases[5].0), "loopback of the host is not the workload's own");
+        let stands_for = |service: &str| Backend {
+            backend: Address::from("2001:db8::1".parse::<std::net::IpAddr>().unwrap()).to_bytes(),
+            service: Address::from(service.parse::<std::net::IpAddr>().unwrap()).to_bytes(),
+            backend_port: 443,
+            service_port: 443,
+            protocol: IPPROTO_TCP,
+            ..Backend::default()
+        };
+        for (service, ended) in [("10.1.0.7", false), ("10.0.0.7", true)] {
+            let refused = refused_in_quarantine(compiled.words.clone(), Never, false);
+            let judge = refused_behind_services(refused, vec![stands_for(service)]);
+            assert_eq!(judge(&cases[4].0), ended, "the backend of a service that is kept, or is not");
+            assert!(judge(&cases[2].0), "what stands for no service");
+        }
         policy.mode = Mode::Audit;
         let compiled = compile(&policy).unwrap();
         let audit = refused_in_quarantine(compiled.words.clone(), Never, false);

@@ -26,7 +26,7 @@ use crate::workload::path_text;
 use actions::Actions;
 use cut::{Judge, UnderWay};
 use history::{Entry, History, What};
-pub use judge::refused_in_quarantine;
+pub use judge::{refused_behind_services, refused_in_quarantine};
 use state::{Lasting, Store};
 
 /// A release that failed is due again after so long.

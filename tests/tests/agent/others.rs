@@ -4,25 +4,39 @@ use anyhow::{Context, Result, ensure};
 use egress_warden_tests::bpf;
 use egress_warden_tests::wait::{DEADLINE, until};
 
-use super::support::Agent;
+use super::support::{Agent, policy};
 
 #[test]
 fn who_else_is_attached_is_told_and_an_exclusive_program_keeps_nobody_from_knowing() -> Result<()> {
-    let agent = Agent::started(&["cidrs: [10.9.9.0/24]"], &[])?;
+    let mut agent = Agent::new()?;
+    agent.write(&policy(agent.parent(), &["cidrs: [10.9.9.0/24]"], &[]))?;
+    agent.start()?;
     let other = bpf::attach(agent.parent(), bpf::CONNECT4, bpf::PASS, bpf::ALLOW_MULTI)?;
     agent.workload("a")?;
-    let told = |id: u32, exclusive: bool| {
+    let told = |agent: &Agent| {
         until("the other program to be told", DEADLINE, || {
             let status = agent.status().ok()?;
-            let found = status["others"].as_array()?.iter().find(|one| one["id"] == id)?.clone();
-            (found["exclusive"] == exclusive && found["hook"] == "cgroup/connect4").then_some(found)
+            let found = status["others"].as_array()?.iter().find(|one| one["id"] == other)?.clone();
+            (found["exclusive"] == false && found["hook"] == "cgroup/connect4").then_some(found)
         })
         .with_context(|| agent.log())
     };
-    let found = told(other, false)?;
+    // Nothing is attached above a workload unless the operator says so.
+    ensure!(told(&agent)?["followed"] == false);
+    assert_eq!(bpf::programs_on(agent.parent().path())?.len(), 1);
+    agent.stop()?;
+    agent.follow_load_balancers()?;
+    agent.start()?;
+    let found = told(&agent)?;
     ensure!(found["path"].as_str().is_some_and(|path| path.ends_with(&name(&agent))), "{found}");
+    ensure!(found["followed"] == true, "what may be rewritten there is judged behind it: {found}");
     let text = agent.ask(&["status"])?;
-    ensure!(String::from_utf8_lossy(&text.stdout).contains("also there"), "{text:?}");
+    let text = String::from_utf8_lossy(&text.stdout);
+    ensure!(text.contains("also there") && text.contains("calls are judged behind it"), "{text}");
+    // The agent's own sit there as well now, and are nobody else's.
+    let status = agent.status()?;
+    assert_eq!(status["others"].as_array().context("others")?.len(), 1, "{status}");
+    assert_eq!(bpf::programs_on(agent.parent().path())?.len(), 5);
     Ok(())
 }
 

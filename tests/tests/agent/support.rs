@@ -106,6 +106,12 @@ impl Agent {
         Ok(fs::write(self.path("config.yaml"), config.replace("every: off", &format!("every: {every}")))?)
     }
 
+    /// Has it follow programs above its workloads that rewrite addresses.
+    pub(crate) fn follow_load_balancers(&self) -> Result<()> {
+        let config = fs::read_to_string(self.path("config.yaml"))?;
+        Ok(fs::write(self.path("config.yaml"), format!("{config}load_balancer: follow\n"))?)
+    }
+
     fn command(&self) -> Result<Command> {
         self.arguments(Command::new(agent_binary()?))
     }

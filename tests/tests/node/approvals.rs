@@ -2,10 +2,11 @@
 //! balancer that is followed, under a policy that opens the service and nothing else.
 
 use anyhow::{Result, ensure};
-use egress_warden_common::Reason;
+use egress_warden_common::backend::backend_set;
+use egress_warden_common::{Address, Reason};
 use egress_warden_tests::probe::Attempt;
 
-use super::loadbalancer::{Balanced, NEITHER, SERVICE, counted, service};
+use super::loadbalancer::{Balanced, NEITHER, SERVICE, at, counted, service};
 use super::support::{words, words_with};
 
 /// Names for both families, and an error's number instead of an exception.
@@ -49,12 +50,8 @@ print(sent)",
     })
 }
 
-#[test]
-fn a_socket_that_was_approved_leads_nowhere_else() -> Result<()> {
-    let balanced = Balanced::new()?;
-    balanced.enforced(SERVICE, |node, id| {
-        let refused = balanced.run(&program(
-            "
+/// From sockets that were approved to other places: prints how often it was refused, and fails when it was not.
+const ELSEWHERE: &str = "
 import errno
 refused=0
 def no(action):
@@ -70,9 +67,9 @@ for family,service,backend,forbidden in FAMILIES:
     no(lambda: s.connect(forbidden))
     d=socket.socket(family,socket.SOCK_DGRAM); d.settimeout(5)
     d.connect(service); d.send(b'x'); assert d.recv(9)
-    # Past the peer of a connected socket; to another port of the backend; by another protocol.
+    # Past the peer of a connected socket, and to other ports of the backend.
     no(lambda: d.sendto(b'x',forbidden))
-    no(lambda: d.sendto(b'x',(backend[0],8081)))
+    for port in PORTS[family]: no(lambda: d.sendto(b'x',(backend[0],port)))
     disconnect(d)
     d.connect(forbidden)
     no(lambda: d.send(b'x'))
@@ -83,13 +80,28 @@ for family,service,backend,forbidden in FAMILIES:
     assert attempt(lambda: d.sendto(b'y',0,forbidden))==0, 'it goes where the first part does'
     no(lambda: d.sendto(b'x',MORE,forbidden))
     d.sendto(b'x',service)
-    # By a raw socket, from a fresh one, and from one that only called before.
+    # From a fresh one, from a raw one, and from one that was only connected before.
     no(lambda: socket.socket(family,socket.SOCK_DGRAM).sendto(b'x',forbidden))
+    datagram=struct.pack('!HHHH',4000,8080,9,0)+b'x'
+    no(lambda: socket.socket(family,socket.SOCK_RAW,17).sendto(datagram,(forbidden[0],0)))
     d.connect(service)
     disconnect(d)
     no(lambda: d.sendto(b'x',forbidden))
-print(refused)",
-        ))?;
+print(refused)";
+
+#[test]
+fn a_socket_that_was_approved_leads_nowhere_else() -> Result<()> {
+    let balanced = Balanced::new()?;
+    balanced.enforced(SERVICE, |node, id| {
+        // The next port, and one that stands in the same set of the table as the backend's.
+        let ports = [false, true].map(|v6| {
+            let address = Address::from(at(&balanced.world, "backend", v6).ip());
+            let set = backend_set(address, 8080);
+            (8081_u16..).find(|port| backend_set(address, *port) == set).unwrap_or_default()
+        });
+        let known =
+            format!("PORTS={{socket.AF_INET:[8081,{}],socket.AF_INET6:[8081,{}]}}", ports[0], ports[1]);
+        let refused = balanced.run(&program(&format!("{known}\n{ELSEWHERE}")))?;
         assert_eq!(balanced.arrived()?.1, 0);
         assert_eq!(counted(node, id, Reason::NotAllowlisted)?, refused.parse::<u64>()?);
         Ok(())

@@ -40,17 +40,22 @@ fn services_stay_in_reach_without_the_agent_and_under_the_next_one() -> Result<(
 #[test]
 fn whoever_comes_later_is_followed_as_well() -> Result<()> {
     let balanced = Balanced::new()?;
+    let others = programs_on(&balanced.above())?;
     balanced.enforced(SERVICE, |node, id| {
-        let elsewhere = "10.96.0.99:80".parse()?;
-        let others = programs_on(&balanced.above())?;
-        let later = rewrite(&balanced.parent, elsewhere, service(false))?;
-        let wanted: BTreeMap<_, _> = [(id, balanced.above())].into();
-        ensure!(node.follow_rewriters(&wanted)?.is_empty());
-        let there = programs_on(&balanced.above())?;
-        // Of the hooks that it took ours are the last again: a link that was made anew leads to the same program.
-        for id in &later[..2] {
-            let place = there.iter().position(|found| found == id).context("it is there")?;
-            ensure!(there.get(place + 1).is_some_and(|next| others.contains(next)), "{there:?} {later:?}");
+        let mut ours = programs_on(&balanced.above())?;
+        ours.retain(|program| !others.contains(program));
+        assert_eq!(ours.len(), 4);
+        let behind = |program: &u32| -> Result<Option<u32>> {
+            let there = programs_on(&balanced.above())?;
+            let place = there.iter().position(|found| found == program).context("it is there")?;
+            Ok(there.get(place + 1).copied())
+        };
+        // Of the hooks that it takes it is the last, and then ours are again: a new link leads to the same program.
+        let later = rewrite(&balanced.parent, "10.96.0.99:80".parse()?, service(false))?;
+        ensure!(!behind(&later[0])?.is_some_and(|next| ours.contains(&next)), "it came behind ours");
+        ensure!(node.follow_rewriters(&[(id, balanced.above())].into())?.is_empty());
+        for program in &later[..2] {
+            ensure!(behind(program)?.is_some_and(|next| ours.contains(&next)), "{program} is the last");
         }
         works(&balanced, "with two")
     })

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use egress_warden::kernel::OwnNamespace;
 use egress_warden::kernel::node::Node;
 use egress_warden_common::{Protocol, Reason};
+use egress_warden_tests::bpf::{ALLOW_MULTI, CONNECT4, SENDMSG4, UNDO, attach};
 use egress_warden_tests::job::python;
 use egress_warden_tests::probe::{Attempt, Outcome};
 use egress_warden_tests::rewriter::rewrite;
@@ -222,7 +223,7 @@ pub(crate) fn service(v6: bool) -> SocketAddr {
     SocketAddr::new(address, SERVICE_PORT)
 }
 
-fn at(world: &World, host: &str, v6: bool) -> SocketAddr {
+pub(crate) fn at(world: &World, host: &str, v6: bool) -> SocketAddr {
     let host = world.host(host);
     if v6 { host.at_v6(PORT) } else { host.at(PORT) }
 }
@@ -329,6 +330,23 @@ fn what_is_denied_and_quarantined_is_refused_behind_the_load_balancer_too() -> R
         }
         assert_eq!(counted(node, id, Reason::Quarantined)?, 12);
         assert_eq!(balanced.arrived()?, before);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_refusal_that_somebody_undoes_counts_once() -> Result<()> {
+    let balanced = Balanced::new()?;
+    balanced.enforced(NEITHER, |node, id| {
+        for hook in [CONNECT4, SENDMSG4] {
+            attach(&balanced.parent, hook, UNDO, ALLOW_MULTI)?;
+        }
+        for attempt in [Attempt::Tcp, Attempt::Udp] {
+            let outcome = balanced.attempt(attempt, service(false))?;
+            ensure!(!outcome.is_ok(), "{attempt:?}: {outcome:?}");
+        }
+        assert_eq!(counted(node, id, Reason::NotAllowlisted)?, 2, "{:?}", node.state(id)?.counts);
+        assert_eq!(balanced.arrived()?, (0, 0));
         Ok(())
     })
 }

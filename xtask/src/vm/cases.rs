@@ -53,6 +53,7 @@ const WORKS: &[Case] = &[
     case("backstop-replies", node::replies),
     case("backstop-fragments", node::fragments),
     case("agent-restart", node::restart),
+    case("agent-service", node::service),
     case("agent-new-wire", node::new_wire),
     case("agent-detach", node::detach),
 ];

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,6 +26,13 @@ const WIRE: &str = "job";
 const START: Duration = Duration::from_secs(30);
 /// The first kernel with tcx.
 const TCX: (u32, u32) = (6, 6);
+/// A service that nobody but a load balancer knows, over IPv4 and IPv6.
+pub(super) const SERVICE: (SocketAddrV4, SocketAddrV6) = (
+    SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), 443),
+    SocketAddrV6::new(Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 0x10), 443, 0, 0),
+);
+/// Where the outside host answers as its backend.
+pub(super) const BACKEND: u16 = 9300;
 /// In the job's subnet, and not the job.
 pub(super) const FOREIGN: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 9);
 
@@ -53,7 +60,9 @@ impl Node {
         let mut resident = scenario.job().command("sleep");
         resident.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
         let mut servers = Vec::new();
-        for place in [scenario.outside().at(ALLOWED), scenario.outside().at_v6(ALLOWED)] {
+        let outside = scenario.outside();
+        let at = [ALLOWED, BACKEND].map(|port| [outside.at(port), outside.at_v6(port)]);
+        for place in at.into_iter().flatten() {
             servers.push(Server::tcp_greeter(scenario.outside(), place, b"hello")?);
             servers.push(Server::udp_echo(scenario.outside(), place)?);
         }
@@ -207,7 +216,7 @@ impl Node {
         self.files.path().join(name)
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 }
@@ -231,11 +240,16 @@ fn write_files(directory: &Path, cgroup: &TestCgroup) -> Result<()> {
         "{head}\nkind: EgressPolicy\nmetadata: {{name: node}}\nspec:\n  select: {{cgroups: [/{name}]}}\n  \
          mode: enforce\n  require: [backstop]\n  raw: [udp]\n  allow: [outside]\n---\n\
          {head}\nkind: Destinations\nmetadata: {{name: outside}}\nspec:\n  to:\n    \
-         - {{cidrs: [10.77.2.2/32, \"fd77:2::2/128\"], ports: [{ALLOWED}/tcp, {ALLOWED}/udp], why: the outside host}}\n"
+         - {{cidrs: [10.77.2.2/32, \"fd77:2::2/128\"], ports: [{ALLOWED}/tcp, {ALLOWED}/udp], why: the outside host}}\n    \
+         - {{cidrs: [{}/32, \"{}/128\"], ports: [{}/tcp, {}/udp], why: a service}}\n",
+        SERVICE.0.ip(),
+        SERVICE.1.ip(),
+        SERVICE.0.port(),
+        SERVICE.1.port(),
     );
     fs::write(lists.join("node.yaml"), policy)?;
     let config = format!(
-        "allowlists: [{}]\nstate_dir: {}\ncontrol_socket: {}\nselftest: {{every: off}}\n",
+        "allowlists: [{}]\nstate_dir: {}\ncontrol_socket: {}\nselftest: {{every: off}}\nload_balancer: follow\n",
         lists.display(),
         directory.join("state").display(),
         directory.join("control.sock").display(),

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use egress_warden_common::backend::Backend;
+
 use super::link::Link;
 use super::programs::{Loaded, keep, remove};
 use super::{Node, NodeError};
@@ -55,6 +57,11 @@ impl Node {
         let slot = self.slot(workload)?;
         self.follow(above)?;
         Ok(self.maps.add_backends(slot, boot_ns()?)?)
+    }
+
+    /// The backends that the workload was seen to reach by a service's address, however long ago.
+    pub fn backends_of(&self, workload: u64) -> Result<Vec<Backend>, NodeError> {
+        Ok(self.maps.backends_of(self.slot(workload)?)?)
     }
 
     /// The outermost of these cgroups on which somebody's program may rewrite addresses: it sees them last. They are given

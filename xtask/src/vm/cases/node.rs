@@ -1,16 +1,17 @@
 //! The agent, and the backstop on the other end of the workload's wire.
 
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_warden_tests::forge::Forgery;
-use egress_warden_tests::probe::Attempt;
+use egress_warden_tests::probe::{Attempt, Outcome};
+use egress_warden_tests::rewriter::rewrite;
 use egress_warden_tests::wait::{DEADLINE, until};
 
 use super::super::guest::{ARGUMENT, SERVE};
-use super::super::node::{FOREIGN, Node};
+use super::super::node::{BACKEND, FOREIGN, Node, SERVICE};
 use super::super::scenario::{ALLOWED, Finished, OTHER, Scenario, this_program};
 use super::expect;
 
@@ -163,6 +164,30 @@ pub(super) fn restart(scenario: &Scenario) -> Result<String> {
     refuses_still(scenario, node)?;
     expect("violations after another two", &(node.violations()? - before), &4)?;
     Ok("refused without an agent; taken over with all counts; nothing attached twice".to_owned())
+}
+
+/// Below somebody's load balancer, under a policy that names the service and not its backend.
+pub(super) fn service(scenario: &Scenario) -> Result<String> {
+    let node = scenario.node()?;
+    let outside = scenario.outside();
+    let places: [(SocketAddr, SocketAddr); 2] =
+        [(SERVICE.0.into(), outside.at(BACKEND)), (SERVICE.1.into(), outside.at_v6(BACKEND))];
+    for (service, backend) in places {
+        let outcome = node.attempt(scenario, Attempt::Tcp, backend)?;
+        ensure!(outcome.is_refused(), "{backend}: errno {} instead of EPERM", outcome.errno);
+        rewrite(&node.cgroup, service, backend)?;
+    }
+    // It is looked for at once when an agent starts.
+    node.kill()?;
+    node.start(scenario)?;
+    for (service, _) in places {
+        for attempt in [Attempt::Tcp, Attempt::Udp, Attempt::UdpConnected] {
+            let reached = || node.attempt(scenario, attempt, service).ok().filter(Outcome::is_ok);
+            until("the service to be reached", DEADLINE, reached)
+                .with_context(|| format!("{service} {attempt:?}: {}", node.log()))?;
+        }
+    }
+    Ok("a service reached whose backend no policy names; TCP, UDP, IPv4 and IPv6".to_owned())
 }
 
 fn refuses_still(scenario: &Scenario, node: &Node) -> Result<()> {
