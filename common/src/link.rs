@@ -22,16 +22,18 @@ const TARGETS_LINK_ADDRESS: u8 = 2;
 const NONCE: u8 = 14;
 
 /// An ARP message over Ethernet that tells nothing but the sender's own addresses and whom it asks for or answers. Gives the
-/// IPv4 address that it claims, which may be 0.0.0.0. `bytes` begin with the message, `mac` is the frame's source, `frame` its length.
+/// IPv4 address that it claims, which may be 0.0.0.0. `bytes` begin with the message; `to` and `mac` are the frame's
+/// destination and source, `frame` its length.
 #[inline(always)]
-pub fn arp<B: Bytes + ?Sized>(bytes: &B, mac: [u8; 6], frame: u32) -> Option<Address> {
+pub fn arp<B: Bytes + ?Sized>(bytes: &B, to: [u8; 6], mac: [u8; 6], frame: u32) -> Option<Address> {
     let message = bytes.load::<28>(0)?;
     let is_plain = message[..6] == [0, 1, 8, 0, 6, 4] && message[6] == 0 && matches!(message[7], 1 | 2);
     if !is_plain || message[8..14] != mac || frame != ARP_FRAME {
         return None;
     }
-    // Who asks does not know the other's address.
-    if message[7] == 1 && message[18..24] != [0; 6] {
+    // Who asks does not know the other's address; who answers sends the frame there.
+    let other = if message[7] == 1 { [0; 6] } else { to };
+    if message[18..24] != other {
         return None;
     }
     Some(Address::v4(u32::from_be_bytes([message[14], message[15], message[16], message[17]])))
@@ -45,17 +47,27 @@ pub fn neighbour<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, mac: [u8; 6]) ->
     if packet.protocol != IPPROTO_ICMPV6 || packet.destination.as_v4().is_some() {
         return None;
     }
-    let [high, low, next, hops] = bytes.load::<4>(4)?;
+    let [version, class, label, rest, high, low, next, hops] = bytes.load::<8>(0)?;
     let length = u32::from(u16::from_be_bytes([high, low]));
+    if [version, class, label, rest] != [0x60, 0, 0, 0] || bytes.length() != 40 + length {
+        return None;
+    }
     let multicast = packet.destination.high >> 56 == 0xff;
     match packet.port {
         LISTENER_REPORT | LISTENER_DONE | LISTENER_REPORT_2 => {
             // Hop limit 1: no router sends it on. In front of it stands a router alert, and nothing else.
             let alert = bytes.load::<8>(40)?;
             let honest = next == 0 && hops == 1 && multicast && alert == [58, 0, 5, 2, 0, 0, 1, 0];
-            if honest { Some(packet.source) } else { None }
+            // Of the second version, groups without sources: 20 bytes each.
+            let [_, code, _, _, a, b, c, d] = bytes.load::<8>(48)?;
+            let plain = if packet.port == LISTENER_REPORT_2 {
+                [code, a, b] == [0; 3] && length == 16 + 20 * u32::from(u16::from_be_bytes([c, d]))
+            } else {
+                [code, a, b, c, d] == [0; 5] && length == 32
+            };
+            if honest && plain { Some(packet.source) } else { None }
         }
-        _ if next != IPPROTO_ICMPV6 || hops != 255 => None,
+        _ if next != IPPROTO_ICMPV6 || hops != 255 || !is_plain(bytes, packet.port) => None,
         ROUTER_SOLICITATION => {
             let plain =
                 multicast && (length == 8 || (length == 16 && option(bytes, 48, OWN_LINK_ADDRESS, mac)));
@@ -75,6 +87,16 @@ pub fn neighbour<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, mac: [u8; 6]) ->
             if plain { Some(Address::from_bytes(bytes.load::<16>(48)?)) } else { None }
         }
         _ => None,
+    }
+}
+
+/// Is there nothing where nothing has to be? An advertisement has three flags there.
+#[inline(always)]
+fn is_plain<B: Bytes + ?Sized>(bytes: &B, kind: u16) -> bool {
+    let flags = if kind == NEIGHBOUR_ADVERTISEMENT { 0xe0 } else { 0 };
+    match bytes.load::<8>(40) {
+        Some([_, code, _, _, a, b, c, d]) => [code, a & !flags, b, c, d] == [0; 5],
+        None => false,
     }
 }
 

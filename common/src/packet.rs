@@ -46,8 +46,8 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// 1 for the first fragment of a packet that goes on, else 0.
     pub fragment: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 for a TCP segment with nothing behind its header, else 0.
+    pub bare: u8,
     /// Source port; 0 where the protocol has none.
     pub source_port: u16,
     /// Destination port; the type for ICMP; 0 where the protocol has neither.
@@ -60,6 +60,13 @@ impl Packet {
     #[must_use]
     pub const fn begins_tcp(&self) -> bool {
         self.protocol == IPPROTO_TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// A RST, and nothing that it could carry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_bare_reset(&self) -> bool {
+        self.protocol == IPPROTO_TCP && self.tcp_flags & TCP_RST != 0 && self.bare != 0
     }
 }
 
@@ -103,7 +110,7 @@ pub fn outline<B: Bytes + ?Sized>(bytes: &B) -> Option<Packet> {
         protocol,
         tcp_flags: 0,
         fragment: 0,
-        reserved: 0,
+        bare: 0,
         source_port: 0,
         port: 0,
     })
@@ -217,16 +224,8 @@ const ICMP_HEADER: u32 = 8;
 fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, Reason> {
     let Network { source, destination, protocol, offset, end, .. } = *network;
     let fragment = u8::from(network.fragmented);
-    let mut packet = Packet {
-        source,
-        destination,
-        protocol,
-        tcp_flags: 0,
-        fragment,
-        reserved: 0,
-        source_port: 0,
-        port: 0,
-    };
+    let mut packet =
+        Packet { source, destination, protocol, tcp_flags: 0, fragment, bare: 0, source_port: 0, port: 0 };
     // Nothing behind the end is believed: a receiver does not read it.
     let Some(rest) = end.checked_sub(offset) else { return Err(Reason::Malformed) };
     match protocol {
@@ -239,6 +238,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, network: &Network) -> Result<Packet, 
             packet.source_port = u16::from_be_bytes([header[0], header[1]]);
             packet.port = u16::from_be_bytes([header[2], header[3]]);
             packet.tcp_flags = header[13];
+            packet.bare = u8::from(length == rest && end == bytes.length());
         }
         IPPROTO_UDP if rest >= UDP_HEADER => {
             let header = bytes.load::<8>(offset).ok_or(Reason::Malformed)?;

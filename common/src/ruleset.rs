@@ -76,16 +76,17 @@ pub trait Words {
     /// The word at this index, `None` beyond the end.
     fn word(&self, index: u32) -> Option<u64>;
 
-    /// [`search_narrow`] over these words.
-    #[inline(always)]
-    fn search_narrow(&self, position: u32, length: u32, stride: u32, key: u32) -> u32 {
-        search_narrow(self, position, length, stride, key)
+    /// Takes steps until a [`Narrow`] search is done. The kernel drives [`Narrow::step`] with `bpf_loop`, a few in each
+    /// round: of a plain loop the verifier walks every round, of which there are twenty, in every program.
+    fn search_narrow(&self, mut search: Narrow) -> u32 {
+        while !search.step(self) {}
+        search.found()
     }
 
-    /// [`search_wide`] over these words.
-    #[inline(always)]
-    fn search_wide(&self, position: u32, length: u32, key: Address) -> u32 {
-        search_wide(self, position, length, key)
+    /// The same for a [`Wide`] search.
+    fn search_wide(&self, mut search: Wide) -> u32 {
+        while !search.step(self) {}
+        search.found()
     }
 }
 
@@ -93,59 +94,100 @@ pub trait Words {
 /// before it looks which half there is.)
 pub const NOT_FOUND: u32 = u32::MAX;
 
-/// Enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
-const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
+/// Steps of the longest search: enough for [`MAX_BOUNDARIES`] elements, the largest sorted part.
+pub const MAX_STEPS: u32 = MAX_BOUNDARIES.ilog2() + 1;
 
-/// Word index of the last of `length` sorted elements of `stride` words from word `position` on, whose key is not above
-/// `key`, or [`NOT_FOUND`]. The key is the upper half of an element's first word.
-///
-/// The kernel searches in functions that the verifier checks by themselves: walked on every path that leads there, a loop
-/// cost it 270,000 instructions.
-#[inline(always)]
-pub fn search_narrow<W>(words: &W, mut position: u32, mut length: u32, stride: u32, key: u32) -> u32
-where
-    W: Words + ?Sized,
-{
-    for _ in 0..MAX_STEPS {
-        if length <= 1 {
-            return position;
-        }
-        let half = length / 2;
-        let middle = position.wrapping_add(half.wrapping_mul(stride));
-        let Some(word) = words.word(middle) else { return NOT_FOUND };
-        if word >> 32 <= u64::from(key) {
-            position = middle;
-        }
-        length -= half;
-    }
-    if length <= 1 { position } else { NOT_FOUND }
+/// A binary search over sorted elements whose key is the upper half of their first word: the last one whose key is not above
+/// the one sought.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Narrow {
+    /// Word index of the best element so far.
+    position: u32,
+    /// Elements from there on that may still be better.
+    length: u32,
+    /// Words of an element.
+    stride: u32,
+    key: u32,
 }
 
-/// The same for elements of [`V6_WORDS`] words, of which the first two are the key.
-#[inline(always)]
-pub fn search_wide<W>(words: &W, mut position: u32, mut length: u32, key: Address) -> u32
-where
-    W: Words + ?Sized,
-{
-    for _ in 0..MAX_STEPS {
-        if length <= 1 {
-            return position;
-        }
-        let half = length / 2;
-        let middle = position.wrapping_add(half.wrapping_mul(V6_WORDS));
-        let Some(high) = words.word(middle) else { return NOT_FOUND };
-        let below = if high == key.high {
-            let Some(low) = words.word(middle.wrapping_add(1)) else { return NOT_FOUND };
-            key.low < low
-        } else {
-            key.high < high
-        };
-        if !below {
-            position = middle;
-        }
-        length -= half;
+impl Narrow {
+    /// Over `length` elements of `stride` words from word `position` on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(position: u32, length: u32, stride: u32, key: u32) -> Self {
+        Self { position, length, stride, key }
     }
-    if length <= 1 { position } else { NOT_FOUND }
+
+    /// One step. True when the search is done.
+    #[inline(always)]
+    pub fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
+        if self.length <= 1 {
+            return true;
+        }
+        let half = self.length / 2;
+        let middle = self.position.wrapping_add(half.wrapping_mul(self.stride));
+        let Some(word) = words.word(middle) else {
+            (self.position, self.length) = (NOT_FOUND, 1);
+            return true;
+        };
+        if word >> 32 <= u64::from(self.key) {
+            self.position = middle;
+        }
+        self.length -= half;
+        false
+    }
+
+    /// Word index of the element, or [`NOT_FOUND`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn found(&self) -> u32 {
+        if self.length <= 1 { self.position } else { NOT_FOUND }
+    }
+}
+
+/// The same over elements of [`V6_WORDS`] words, of which the first two are the key.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Wide {
+    position: u32,
+    length: u32,
+    key: Address,
+}
+
+impl Wide {
+    /// Over `length` elements from word `position` on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(position: u32, length: u32, key: Address) -> Self {
+        Self { position, length, key }
+    }
+
+    /// One step. True when the search is done.
+    #[inline(always)]
+    pub fn step<W: Words + ?Sized>(&mut self, words: &W) -> bool {
+        if self.length <= 1 {
+            return true;
+        }
+        let half = self.length / 2;
+        let middle = self.position.wrapping_add(half.wrapping_mul(V6_WORDS));
+        let (Some(high), Some(low)) = (words.word(middle), words.word(middle.wrapping_add(1))) else {
+            (self.position, self.length) = (NOT_FOUND, 1);
+            return true;
+        };
+        if high < self.key.high || (high == self.key.high && low <= self.key.low) {
+            self.position = middle;
+        }
+        self.length -= half;
+        false
+    }
+
+    /// Word index of the element, or [`NOT_FOUND`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn found(&self) -> u32 {
+        if self.length <= 1 { self.position } else { NOT_FOUND }
+    }
 }
 
 impl Words for [u64] {
@@ -251,8 +293,8 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         let (offset, length) = self.part(part)?;
         let position = self.base.wrapping_add(offset);
         let found = match narrow {
-            Some(key) => self.words.search_narrow(position, length, V4_WORDS, key),
-            None => self.words.search_wide(position, length, address),
+            Some(key) => self.words.search_narrow(Narrow::new(position, length, V4_WORDS, key)),
+            None => self.words.search_wide(Wide::new(position, length, address)),
         };
         if found == NOT_FOUND {
             return None;
@@ -271,7 +313,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         let first = intervals.wrapping_add(index.wrapping_mul(INTERVAL_WORDS));
         let key = interval_key(protocol, port);
         let at = self.base.wrapping_add(first);
-        let found = self.words.search_narrow(at, count, INTERVAL_WORDS, key);
+        let found = self.words.search_narrow(Narrow::new(at, count, INTERVAL_WORDS, key));
         if found == NOT_FOUND {
             return None;
         }

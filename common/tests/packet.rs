@@ -34,7 +34,7 @@ fn transport(protocol: u8, source_port: u16, port: u16, flags: u8) -> (Vec<u8>, 
         protocol,
         tcp_flags: 0,
         fragment: 0,
-        reserved: 0,
+        bare: 0,
         source_port: 0,
         port: 0,
     };

@@ -14,12 +14,15 @@ use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 use crate::atomic;
 use crate::maps::{BACKENDS, NAMED};
 use crate::rules::{KernelClock, KernelWords, boot_ns};
-use crate::shared::LOOPBACK_INTERFACE;
+use crate::shared::{LOOPBACK_INTERFACE, on_node};
 use crate::workload::{Workload, bounded};
 
 /// The table of a workload, where calls of it may be rewritten.
 #[inline(always)]
 pub(crate) fn backends(slot: u32) -> Option<&'static mut Backends> {
+    if !on_node() {
+        return None;
+    }
     // SAFETY: a live map value; what several processors write in it is guarded by versions.
     BACKENDS.get_ptr_mut(slot).map(|table| unsafe { &mut *table })
 }

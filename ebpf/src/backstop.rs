@@ -9,7 +9,7 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
-use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, fragment_of};
+use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
@@ -296,8 +296,12 @@ impl Sender {
     fn is_honest_arp(&self) -> bool {
         // SAFETY: a field of the program's context.
         let length = unsafe { (*self.skb).len };
-        let Some(mac) = PacketBytes::new(self.skb, 6).load::<6>(0) else { return false };
-        match arp(&PacketBytes::new(self.skb, ETHERNET), mac, length) {
+        let (Some(to), Some(mac)) =
+            (PacketBytes::new(self.skb, 0).load::<6>(0), PacketBytes::new(self.skb, 6).load::<6>(0))
+        else {
+            return false;
+        };
+        match arp(&PacketBytes::new(self.skb, ETHERNET), to, mac, length) {
             Some(claimed) => claimed.is_unspecified() || self.owns(claimed),
             None => false,
         }
@@ -380,7 +384,7 @@ fn is_peer(sk: *mut c_void, packet: &Packet) -> bool {
     unsafe {
         let port = u16::from_be((*full).dst_port);
         if port == 0 {
-            return packet.tcp_flags & TCP_RST != 0;
+            return packet.is_bare_reset();
         }
         if port != packet.port {
             return false;

@@ -27,6 +27,7 @@ use crate::workload::{Workload, bump, current_process};
 
 pub(crate) const REFUSE: i32 = 0;
 pub(crate) const PROCEED: i32 = 1;
+const STATE_ESTABLISHED: u32 = 1;
 
 /// IPv4 connect.
 #[cgroup_sock_addr(connect4)]
@@ -115,7 +116,10 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         forget_datagram(socket);
         // Most datagrams go where the one before went. Should this one leave by loopback, egress judges that.
         let packet = Packet { destination, protocol, port, ..NO_PACKET };
-        if !workload.quarantined() && remembered(&workload, socket, &packet, WAY_UPLINK) {
+        if !workload.quarantined()
+            && remembered(&workload, socket, &packet, WAY_UPLINK)
+            && backends(workload.slot).is_none()
+        {
             return PROCEED;
         }
         socket.process = current_process();
@@ -137,7 +141,12 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         return REFUSE;
     }
     count(&workload, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
-    if let Some(socket) = socket {
+    // The next datagram of a connected socket may be one that never came by here.
+    // SAFETY: a field of a socket that is not null.
+    let connected = !sk.is_null() && unsafe { (*sk).state } == STATE_ESTABLISHED;
+    if let Some(socket) = socket
+        && !connected
+    {
         remember_counted(socket, destination, protocol, port, COUNTED_DATAGRAM);
     }
     debug!(ctx, "datagram to port {} refused, reason {}", port, verdict.reason as u8);

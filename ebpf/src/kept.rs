@@ -9,11 +9,12 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
 };
-use egress_warden_common::packet::{Packet, TCP_RST};
+use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::{IPPROTO_TCP, Reason};
 use egress_warden_common::state::{Interface, KEPT_ENDS, KeptKey, SOCKET_CONNECTED, SocketState};
 
 use crate::maps::KEPT;
+use crate::shared::on_node;
 use crate::tuple::tuple_of;
 use crate::workload::Workload;
 
@@ -59,7 +60,7 @@ pub(crate) fn kept_by_socket(
     packet: &Packet,
     reason: Reason,
 ) -> Kept {
-    if !is_open_question(reason) {
+    if !on_node() || !is_open_question(reason) {
         return Kept::No;
     }
     if let Some(socket) = socket
@@ -120,8 +121,7 @@ unsafe extern "C" fn find_kept(packet: *const Packet, slot: u32, cookie: u64) ->
     if cookie != ANY_SOCKET && cookie != kept.cookie {
         return 0;
     }
-    let is_reset = packet.protocol == IPPROTO_TCP && packet.tcp_flags & TCP_RST != 0;
-    if kept.how == KEPT_ENDS && !is_reset { 2 } else { 1 }
+    if kept.how == KEPT_ENDS && !packet.is_bare_reset() { 2 } else { 1 }
 }
 
 // Checked by the verifier once, by itself: see `shared`. It also keeps what it needs off the stack of a program that has
@@ -146,7 +146,7 @@ unsafe extern "C" fn goes_on(
         // SAFETY: `packet` is what the caller gave.
         if *slot != 0 && unsafe { find_kept(packet, *slot - 1, ANY_SOCKET) } == 1 {
             // A reset is the last of its connection, which may be gone by now.
-            return if packet.tcp_flags & TCP_RST != 0 {
+            return if packet.is_bare_reset() {
                 1
             } else {
                 // SAFETY: the program's context; `packet` is what the caller gave.

@@ -183,23 +183,28 @@ pub(crate) fn udp_reply(sk: *mut c_void, peer: Address, peer_port: u16, local_po
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn find_flow(
-    flows: *const UdpFlows,
+    flows: *mut UdpFlows,
     high: u64,
     low: u64,
     peer_port: u32,
     local_port: u32,
 ) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
-    let Some(flows) = (unsafe { flows.as_ref() }) else { return 0 };
+    let Some(flows) = (unsafe { flows.as_mut() }) else { return 0 };
     let peer = Address { high, low };
     let now = boot_ns();
-    for flow in &flows.sets[udp_flow_set(peer, peer_port as u16)] {
-        if udp_flow_is_open(flow.seen, now)
+    for flow in &mut flows.sets[udp_flow_set(peer, peer_port as u16)] {
+        // SAFETY: an aligned field of a live map value.
+        let seen = unsafe { atomic::load(&raw const flow.seen) };
+        if udp_flow_is_open(seen, now)
             && u32::from(flow.peer_port) == peer_port
             && (local_port == u32::from(ANY_PORT) || local_port == u32::from(flow.local_port))
             && Address::from_bytes(flow.peer) == peer
         {
-            return 1;
+            // Given to another peer meanwhile, it would be half the one and half the other. (A datagram that arrives at
+            // this very moment looks alike; its answer is lost, as it may be on any way.)
+            // SAFETY: see above. An addition of nothing, which no other access overtakes.
+            return u32::from(unsafe { atomic::add(&raw mut flow.seen, 0) } == seen);
         }
     }
     0

@@ -1,9 +1,10 @@
 //! The ruleset's words and the wall clock, as the verdict wants them.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use egress_warden_common::Address;
+use aya_ebpf::helpers::generated::bpf_loop;
+use core::ffi::c_void;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
-use egress_warden_common::ruleset::{Words, search_narrow, search_wide};
+use egress_warden_common::ruleset::{MAX_STEPS, NOT_FOUND, Narrow, Wide, Words};
 
 use crate::maps::{CLOCK, WORDS};
 
@@ -17,29 +18,67 @@ impl Words for KernelWords {
     }
 
     #[inline(always)]
-    fn search_narrow(&self, position: u32, length: u32, stride: u32, key: u32) -> u32 {
-        // SAFETY: takes numbers.
-        unsafe { search_words(position, length, stride, key) }
+    fn search_narrow(&self, search: Narrow) -> u32 {
+        // SAFETY: on the program's stack.
+        unsafe { run_narrow(&raw const search) }
     }
 
     #[inline(always)]
-    fn search_wide(&self, position: u32, length: u32, key: Address) -> u32 {
-        // SAFETY: takes numbers.
-        unsafe { search_wide_words(position, length, key.high, key.low) }
+    fn search_wide(&self, search: Wide) -> u32 {
+        // SAFETY: on the program's stack.
+        unsafe { run_wide(&raw const search) }
     }
 }
+
+/// Steps in one round of `bpf_loop`: a round costs about as much as three of them.
+const STEPS: u32 = 4;
+const ROUNDS: u32 = MAX_STEPS.div_ceil(STEPS);
 
 // Checked by the verifier once, by themselves: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn search_words(position: u32, length: u32, stride: u32, key: u32) -> u32 {
-    search_narrow(&KernelWords, position, length, stride, key)
+unsafe extern "C" fn run_narrow(search: *const Narrow) -> u32 {
+    // SAFETY: the verifier checked the size of what it points at.
+    let Some(search) = (unsafe { search.as_ref() }) else { return NOT_FOUND };
+    // On the stack of this very function, where `bpf_loop` wants it.
+    let mut search = *search;
+    // SAFETY: `narrow_steps` has the signature that `bpf_loop` calls, with the pointer given here.
+    unsafe { bpf_loop(ROUNDS, narrow_steps as *mut c_void, (&raw mut search).cast(), 0) };
+    search.found()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn search_wide_words(position: u32, length: u32, high: u64, low: u64) -> u32 {
-    search_wide(&KernelWords, position, length, Address { high, low })
+unsafe extern "C" fn run_wide(search: *const Wide) -> u32 {
+    // SAFETY: the verifier checked the size of what it points at.
+    let Some(search) = (unsafe { search.as_ref() }) else { return NOT_FOUND };
+    // On the stack of this very function, where `bpf_loop` wants it.
+    let mut search = *search;
+    // SAFETY: `wide_steps` has the signature that `bpf_loop` calls, with the pointer given here.
+    unsafe { bpf_loop(ROUNDS, wide_steps as *mut c_void, (&raw mut search).cast(), 0) };
+    search.found()
+}
+
+unsafe extern "C" fn narrow_steps(_: u64, search: *mut c_void) -> i64 {
+    // SAFETY: `run_narrow` passes a `Narrow` that outlives the loop.
+    let search = unsafe { &mut *search.cast::<Narrow>() };
+    for _ in 0..STEPS {
+        if search.step(&KernelWords) {
+            return 1;
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn wide_steps(_: u64, search: *mut c_void) -> i64 {
+    // SAFETY: `run_wide` passes a `Wide` that outlives the loop.
+    let search = unsafe { &mut *search.cast::<Wide>() };
+    for _ in 0..STEPS {
+        if search.step(&KernelWords) {
+            return 1;
+        }
+    }
+    0
 }
 
 /// Boot time plus the offset that the agent tells.

@@ -136,10 +136,12 @@ pub(super) fn load_object(
     let mut loader = preparation.0.join().map_err(|_| KernelError::Missing("loader"))?;
     // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
     let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
+    let on_node: &'static u32 = if pins.is_empty() { &0 } else { &1 };
     loader
         // Nothing in the object is relocated against the kernel's types, whether they were read or not.
         .btf(None)
         .override_global(aya_log::LEVEL, level, true)
+        .override_global("ON_NODE", on_node, true)
         .map_max_entries("WORDS", sizes.words.max(1))
         .map_max_entries("WORKLOADS", sizes.workloads)
         .map_max_entries("BINDINGS", sizes.workloads)

@@ -137,15 +137,15 @@ fn exec_adds_little_to_a_command() -> Result<()> {
 #[test]
 fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
-        ("egress", 22_000),
-        ("ingress", 19_000),
+        ("egress", 14_000),
+        ("ingress", 11_000),
         ("note_socket", 4_000),
         ("note_bound4", 1_000),
         ("note_bound6", 1_000),
-        ("connect4", 13_000),
-        ("connect6", 13_000),
-        ("sendmsg4", 15_000),
-        ("sendmsg6", 15_000),
+        ("connect4", 8_000),
+        ("connect6", 8_000),
+        ("sendmsg4", 9_000),
+        ("sendmsg6", 9_000),
     ];
     let allowlists = Allowlists::enforce("- cidrs: [10.77.2.2/32]\n  why: little")?;
     let enforcer = Enforcer::load(Preparation::begin(), sizes(&compiled(allowlists.path())?)?, false)?;

@@ -189,7 +189,7 @@ fn expected(compiled: &Compiled, bytes: &[u8], on_loopback: bool) -> Told {
         protocol: u8::MAX,
         tcp_flags: 0,
         fragment: 0,
-        reserved: 0,
+        bare: 0,
         source_port: 0,
         port: 0,
     };
@@ -198,7 +198,7 @@ fn expected(compiled: &Compiled, bytes: &[u8], on_loopback: bool) -> Told {
         Err(reason) => return Told { reason, rule: NO_RULE, packet: outline(bytes).unwrap_or(nothing) },
     };
     // No record tells of the flags or of a first fragment.
-    let told = Packet { tcp_flags: 0, fragment: 0, ..packet };
+    let told = Packet { tcp_flags: 0, fragment: 0, bare: 0, ..packet };
     if on_loopback && !packet.source.is_loopback() && packet.source != packet.destination {
         return Told { reason: Reason::SourceSpoofed, rule: NO_RULE, packet: told };
     }
@@ -226,7 +226,7 @@ fn told(record: &Record) -> Result<Told> {
             protocol: record.protocol,
             tcp_flags: 0,
             fragment: 0,
-            reserved: 0,
+            bare: 0,
             source_port: record.source_port,
             port: record.port,
         },

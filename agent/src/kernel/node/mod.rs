@@ -171,8 +171,9 @@ impl Node {
         self.regions.refer(region.base);
         self.workloads.insert(cgroup_id, Bound::new(slot));
         // Bound before attached: a program that runs finds its workload complete.
-        let done = self.bind(cgroup_id, slot, region.base, namespace).and_then(|()| {
-            let left_out = self.keep(cgroup_id, older)?;
+        // And what is older than its enforcement is known before anything judges it, the backstop included.
+        let done = self.keep(cgroup_id, older).and_then(|left_out| {
+            self.bind(cgroup_id, slot, region.base, namespace)?;
             self.programs.link(&self.directory.links_of(cgroup_id), cgroup_id, cgroup, path)?;
             Ok(left_out)
         });
