@@ -47,11 +47,11 @@ impl Reconciler {
             );
         }
         info!(policies = set.policies().len(), "allowlists are in force");
-        // Reading and compiling took several times the memory that is kept.
-        give_back_memory();
         let outcome = self.behind.clone().map_or(Ok(()), Err);
         self.reload = Reload { at: SystemTime::now(), outcome, source: from };
         self.save();
+        // Reading, compiling and saving took several times the memory that is kept.
+        give_back_memory();
         Ok(selection)
     }
 
