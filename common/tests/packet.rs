@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_warden_common::limits::MAX_EXTENSION_HEADERS;
-use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, outline, parse};
+use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, outline, parse};
 use egress_warden_common::{Address, Reason};
 use proptest::prelude::*;
 
@@ -392,5 +392,18 @@ fn a_datagram_fills_its_packet() {
         // Of a fragment that is the only one, nothing follows.
         packet[43] = 0;
         assert_eq!(parse(packet.as_slice()).is_ok(), claimed == 24, "{claimed}");
+    }
+}
+
+#[test]
+fn a_reset_is_bare_when_it_carries_nothing() {
+    for (mut bytes, _, transport) in both(TCP) {
+        bytes[transport + 13] = TCP_RST;
+        let whole = parse(bytes.as_slice()).unwrap();
+        assert!(!whole.is_bare_reset(), "it has four bytes behind its header");
+        bytes[transport + 12] = 6 << 4;
+        assert!(parse(bytes.as_slice()).unwrap().is_bare_reset());
+        bytes.push(0);
+        assert!(!parse(bytes.as_slice()).unwrap().is_bare_reset(), "a tail that no length claims");
     }
 }

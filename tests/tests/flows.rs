@@ -2,6 +2,8 @@
 
 #[path = "flows/callers.rs"]
 mod callers;
+#[path = "flows/counted.rs"]
+mod counted;
 #[path = "flows/forged.rs"]
 mod forged;
 #[path = "flows/forged_audit.rs"]
