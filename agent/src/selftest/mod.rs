@@ -1,7 +1,7 @@
 //! `selftest`: tries the ways out of a workload that this kernel lets it try, against the programs that are loaded.
 //!
-//! [`ways`] lists them, [`attempt`] makes them, in a process of its own ([`probe`]) on a [`stage`] that leads nowhere. What
-//! is tested is a [`Subject`]: the running agent's own programs, or a set loaded for the purpose.
+//! `ways` lists them, `attempt` makes them, in a process of its own (`probe`) on a `stage` that leads nowhere. What
+//! is tested is a `Subject`: the running agent's own programs, or a set loaded for the purpose.
 #![forbid(unsafe_code)]
 
 pub mod agent;
