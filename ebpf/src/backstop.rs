@@ -14,6 +14,7 @@ use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IP
 use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
+use crate::chatter::{is_chatter, is_kernels};
 use crate::kept::kept_on_wire;
 use crate::maps::INTERFACES;
 use crate::memory::{already_counted, remembered, stored, udp_reply};
@@ -33,7 +34,6 @@ const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 const AF_PACKET: u32 = 17;
 const AF_XDP: u32 = 44;
 
-const IPPROTO_IGMP: u8 = 2;
 const ECHO: u16 = 8;
 const ECHO_REPLY: u16 = 0;
 const ECHO_V6: u16 = 128;
@@ -137,7 +137,7 @@ fn whose(skb: *mut __sk_buff, sk: *mut c_void, interface: *mut Interface) -> Opt
     if !unsafe { (*skb).__bindgen_anon_2.sk }.is_null()
         && let Some(workload) = Workload::of_packet(skb)
     {
-        return Some((workload, !sk.is_null()));
+        return Some((workload, !is_kernels(sk)));
     }
     // SAFETY: a live map value.
     let slot = unsafe { (*interface).slots[0] };
@@ -357,18 +357,6 @@ impl Sender {
         attempt.audit = audit;
         count(&self.workload, &attempt);
         outcome
-    }
-}
-
-/// Is this what a kernel sends by itself, because of somebody outside or to join a group?
-#[inline(always)]
-fn is_chatter(packet: &Packet) -> bool {
-    match packet.protocol {
-        IPPROTO_TCP => !packet.begins_tcp(),
-        IPPROTO_ICMP => !matches!(packet.port, ECHO),
-        IPPROTO_ICMPV6 => !matches!(packet.port, ECHO_V6),
-        IPPROTO_IGMP => true,
-        _ => false,
     }
 }
 

@@ -11,6 +11,7 @@ use egress_warden_common::state::{
 };
 
 use crate::backends::judge_service;
+use crate::chatter::{is_chatter, is_kernels};
 use crate::kept::{Kept, kept_by_socket};
 use crate::memory::{
     already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
@@ -44,6 +45,7 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     let mut packet = NO_PACKET;
     let unreadable = walk(skb, NO_LINK_HEADER, &mut packet);
     let answers_caller = is_listening(sk);
+    let by_kernel = socket.is_none() && is_kernels(sk);
     if !unreadable.allows() {
         return refuse(&workload, socket, &packet, refused(unreadable), answers_caller);
     }
@@ -84,6 +86,8 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     }
     debug!(&ctx, "packet to port {} refused, reason {}", packet.port, verdict.reason as u8);
     let answers_caller = answers_caller || is_reply(&packet, socket_flags) || matches!(kept, Kept::Ends);
+    // What the kernel tells the link for a namespace that was made inside is as little an attempt as an answer.
+    let answers_caller = answers_caller || (by_kernel && is_chatter(&packet));
     refuse(&workload, socket, &packet, verdict, answers_caller)
 }
 

@@ -11,6 +11,7 @@ mod atomic;
 mod backends;
 mod backstop;
 mod cgroups;
+mod chatter;
 mod connect;
 mod egress;
 mod ingress;
