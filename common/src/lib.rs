@@ -3,15 +3,18 @@
 //! Everything here is `no_std`, free of allocation and of `unsafe`, and compiled twice: into the eBPF object that the
 //! kernel verifies, and into the agent, where the same functions answer `explain` and stand in the property tests.
 //! The way of the data: [`packet`] finds the outermost destination, [`decide`](fn@decide::decide) looks it up in a
-//! [`ruleset`] and names a [`Reason`]; [`socket`] says which sockets may be made at all; [`state`] holds the records that both sides read and write.
+//! [`ruleset`], by address or by [`names`], and gives a [`Reason`]; [`socket`] says which sockets may be made at all; [`state`] holds the records that both sides read and write.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod address;
 pub mod backend;
 pub mod decide;
+pub mod dns;
+pub mod grant;
 pub mod limits;
 pub mod link;
+pub mod names;
 pub mod packet;
 pub mod reason;
 pub mod ruleset;
@@ -24,4 +27,4 @@ pub use reason::{Protocol, Reason};
 
 /// Version of everything that user space and kernel exchange through maps. A change of any layout in this crate
 /// changes this number; [`state`] asserts the sizes that belong to it.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -61,3 +61,34 @@ pub const BACKEND_NS: u64 = 60_000_000_000;
 pub const BACKEND_REFRESH_NS: u64 = 1_000_000_000;
 /// IPv6 extension headers that are walked; a longer chain is refused.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
+/// The longest name, in characters without the closing dot. Below what DNS allows, so that a name asked for under a search
+/// suffix still fits a record.
+pub const MAX_NAME: usize = 240;
+/// Bytes that hold one.
+pub const NAME_ROOM: usize = 256;
+/// Different names in one ruleset, those under search suffixes included.
+pub const MAX_NAMES: u32 = 1 << 16;
+/// Slots of the table of names that are looked at for one name.
+pub const NAME_PROBES: u32 = 16;
+/// Entries that may cover one name with different ports or places.
+pub const MAX_NAME_TARGETS: u32 = 8;
+/// Different sets of addresses that names of one ruleset may point to.
+pub const MAX_POINT_SETS: u32 = 62;
+/// Query types of one ruleset.
+pub const MAX_QUERY_TYPES: u32 = 64;
+/// Queries of one workload that may wait for their answer: sets times ways.
+pub const PENDING_SETS: usize = 32;
+/// Ways of a set.
+pub const PENDING_WAYS: usize = 8;
+/// Refused names of a workload that are remembered for a minute.
+pub const REFUSED_NAMES: usize = 256;
+/// How long a query waits for its answer. Resolver libraries ask again after 5 s.
+pub const PENDING_NS: u64 = 10_000_000_000;
+/// Addresses that answers opened, over all workloads.
+pub const MAX_GRANTS: u32 = 1 << 16;
+/// Those of one workload, together with the names for which they are: no workload takes the places of all others.
+pub const GRANTS_PER_WORKLOAD: u64 = 1 << 14;
+/// Names with different rights for which one address of a workload may be open at a time.
+pub const GRANT_NAMES: usize = 4;
+/// Names that answers opened addresses for, over all workloads.
+pub const MAX_GRANTED_NAMES: u32 = 1 << 16;

@@ -69,6 +69,18 @@ reasons! {
     Malformed = 16, "malformed";
     /// A socket of a type or protocol whose packets could not be judged, or a raw one that the policy does not open.
     SocketType = 17, "socket_type";
+    /// No entry covers the name that was asked for.
+    DnsName = 18, "dns_name";
+    /// The name is allowed, but not the type of query.
+    DnsType = 19, "dns_type";
+    /// A query to an address that is no resolver of the policy.
+    DnsServer = 20, "dns_server";
+    /// DNS over TCP, whose names cannot be judged.
+    DnsTcp = 21, "dns_tcp";
+    /// What goes to a resolver is no query that can be judged: not one question, a name too long, or anything more.
+    DnsMalformed = 22, "dns_malformed";
+    /// An allowed name under a suffix that a resolver library tries by itself; it tries the name alone as well.
+    DnsSearch = 23, "dns_search";
 }
 
 /// Number of reasons: the size of the counters' first dimension, with room to grow within one ABI version.

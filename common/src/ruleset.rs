@@ -12,6 +12,7 @@
 //! | classes | 1 | nothing, refused by a rule, or a run of intervals |
 //! | intervals | 4 | protocol and ports, rules, until when allowed, until when kept in quarantine |
 //! | raw protocols | 1 | 64 of the protocols for which raw sockets are open, one bit each; four words, or the part is absent |
+//! | names and what belongs to them | | told in [`crate::names`] |
 //!
 //! Flattening overlaps is the compiler's work; here a lookup is one binary search over the boundaries and one over the
 //! intervals of the class found.
@@ -22,7 +23,7 @@ use crate::limits::{MAX_BOUNDARIES, MAX_QUARANTINE_RULES};
 /// First word of every ruleset: the layout's version.
 pub const VERSION: u64 = crate::ABI_VERSION as u64;
 /// Words of the header.
-pub const HEADER_WORDS: u32 = 16;
+pub const HEADER_WORDS: u32 = 32;
 /// Index of the word with the flags.
 pub const FLAGS: u32 = 1;
 /// Index of the word that places the IPv4 boundaries.
@@ -40,6 +41,26 @@ pub const LENGTH: u32 = 6;
 pub const RAW: u32 = 7;
 /// Index of the first quarantine rule; each takes two words.
 pub const QUARANTINE: u32 = 8;
+/// Index of the word that places the table of names: its length is the number of slots, a power of two.
+pub const NAMES: u32 = 16;
+/// Index of the word that places the names' entries.
+pub const NAME_ENTRIES: u32 = 17;
+/// Index of the word that places the names' texts.
+pub const NAME_TEXTS: u32 = 18;
+/// Index of the word that places the names' classes.
+pub const NAME_CLASSES: u32 = 19;
+/// Index of the word that places the targets of the names' classes.
+pub const NAME_TARGETS: u32 = 20;
+/// Index of the word that places the IPv4 boundaries between addresses that names may point to.
+pub const POINTS_V4: u32 = 21;
+/// Index of the word that places the IPv6 ones.
+pub const POINTS_V6: u32 = 22;
+/// Index of the word that places the sets of those boundaries.
+pub const POINT_SETS: u32 = 23;
+/// Index of the word that places the query types that may be asked.
+pub const QUERY_TYPES: u32 = 24;
+/// Index of the word with the shortest and the longest life of a grant: `min << 32 | max`, in seconds.
+pub const TTL: u32 = 25;
 
 /// Stands in the upper half of the word with the flags, which every verdict reads.
 pub const FLAGS_MARK: u64 = 0x4557_5253_0000_0000;
@@ -49,6 +70,10 @@ pub const FLAG_AUDIT: u64 = 1;
 pub const FLAG_LOOPBACK_ALLOW: u64 = 2;
 /// Flag: `loopback: deny`.
 pub const FLAG_LOOPBACK_DENY: u64 = 4;
+/// Flag: DNS is judged as DNS: the policy says something of names.
+pub const FLAG_DNS: u64 = 8;
+/// Flag: the workload's own resolvers, which the agent reads for each workload, may be asked.
+pub const FLAG_OWN_RESOLVERS: u64 = 16;
 
 /// Words of an IPv4 boundary.
 pub const V4_WORDS: u32 = 1;
@@ -75,6 +100,12 @@ pub const CLASS_DENY: u64 = 2;
 pub trait Words {
     /// The word at this index, `None` beyond the end.
     fn word(&self, index: u32) -> Option<u64>;
+
+    /// May these words say something of names? The kernel's programs for one command know that they do not, and the verifier
+    /// then walks nothing of it.
+    fn may_name(&self) -> bool {
+        true
+    }
 
     /// Takes steps until a [`Narrow`] search is done. The kernel drives [`Narrow::step`] with `bpf_loop`, a few in each
     /// round: of a plain loop the verifier walks every round, of which there are twenty, in every program.
@@ -244,8 +275,8 @@ pub enum Covering {
 /// A ruleset inside a store of words.
 #[derive(Debug)]
 pub struct Ruleset<'a, W: Words + ?Sized> {
-    words: &'a W,
-    base: u32,
+    pub(crate) words: &'a W,
+    pub(crate) base: u32,
 }
 
 impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
@@ -256,7 +287,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     }
 
     #[inline(always)]
-    fn word(&self, offset: u32) -> Option<u64> {
+    pub(crate) fn word(&self, offset: u32) -> Option<u64> {
         self.words.word(self.base.wrapping_add(offset))
     }
 
@@ -269,7 +300,7 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     }
 
     #[inline(always)]
-    fn part(&self, part: u32) -> Option<(u32, u32)> {
+    pub(crate) fn part(&self, part: u32) -> Option<(u32, u32)> {
         let word = self.word(part)?;
         Some(((word >> 32) as u32, word as u32))
     }
@@ -278,7 +309,13 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
     #[inline(always)]
     #[must_use]
     pub fn class(&self, address: Address) -> Option<Class> {
-        let class = self.find_class(address)?;
+        let class = self.find_element(address, V4, V6)?;
+        self.class_at(class)
+    }
+
+    /// The class with this number.
+    #[inline(always)]
+    pub(crate) fn class_at(&self, class: u32) -> Option<Class> {
         let (offset, count) = self.part(CLASSES)?;
         if class >= count {
             return None;
@@ -286,10 +323,11 @@ impl<'a, W: Words + ?Sized> Ruleset<'a, W> {
         Some(Class(self.word(offset.wrapping_add(class))?))
     }
 
+    /// What the boundaries of the address's family, in one of these two parts, say of it.
     #[inline(always)]
-    fn find_class(&self, address: Address) -> Option<u32> {
+    pub(crate) fn find_element(&self, address: Address, v4: u32, v6: u32) -> Option<u32> {
         let narrow = address.as_v4();
-        let (part, stride) = if narrow.is_some() { (V4, V4_WORDS) } else { (V6, V6_WORDS) };
+        let (part, stride) = if narrow.is_some() { (v4, V4_WORDS) } else { (v6, V6_WORDS) };
         let (offset, length) = self.part(part)?;
         let position = self.base.wrapping_add(offset);
         let found = match narrow {

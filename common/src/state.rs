@@ -1,9 +1,10 @@
 //! Records that the kernel programs and the agent share through maps. None has implicit padding; their sizes are
 //! checked when this crate is compiled.
 
+use crate::grant::DnsCounts;
 use crate::limits::{
-    INTERFACE_ADDRESSES, INTERFACE_WORKLOADS, NOTE_NS, NOTES, UDP_FLOW_NS, UDP_FLOW_SETS, UDP_FLOW_WAYS,
-    WINDOW_PLACES,
+    INTERFACE_ADDRESSES, INTERFACE_WORKLOADS, NAME_ROOM, NOTE_NS, NOTES, UDP_FLOW_NS, UDP_FLOW_SETS,
+    UDP_FLOW_WAYS, WINDOW_PLACES,
 };
 use crate::reason::{Protocol, REASON_SLOTS};
 
@@ -27,6 +28,8 @@ pub struct Binding {
     pub flags: u32,
     /// How often the slot was given to a workload; a socket remembered under another number is not this workload's.
     pub serial: u32,
+    /// How many of the grants that [`State::grants`] counts were removed since.
+    pub grants_ended: u64,
 }
 
 impl Binding {
@@ -73,6 +76,10 @@ pub struct State {
     pub udp_flows_evicted: u64,
     /// Sockets whose storage could not be allocated; they are judged in full at each packet.
     pub storage_failed: u64,
+    /// Grants that were written, ended ones included.
+    pub grants: u64,
+    /// Queries and answers.
+    pub dns: DnsCounts,
     /// Violations by reason and protocol.
     pub counts: [[u64; Protocol::ALL.len()]; REASON_SLOTS],
     /// Boot times in nanoseconds of the last violations, by number modulo the length.
@@ -95,6 +102,8 @@ impl State {
         forged_dropped: 0,
         udp_flows_evicted: 0,
         storage_failed: 0,
+        grants: 0,
+        dns: DnsCounts::EMPTY,
         counts: [[0; Protocol::ALL.len()]; REASON_SLOTS],
         window: [0; WINDOW_PLACES],
     };
@@ -231,8 +240,14 @@ pub const fn udp_flow_set(address: crate::Address, port: u16) -> usize {
 
 /// Stands for the slot where an address is the node's own.
 pub const NODE_SLOT: u32 = u32::MAX;
+/// Stands for the interface where an address is one of the workload's own resolvers.
+pub const RESOLVER_INTERFACE: u32 = u32::MAX;
+/// Of an uplink in the table of addresses: the far end has no backstop.
+pub const UPLINK_BARE: u8 = 1;
+/// Of an uplink in the table of addresses: its far end has a backstop, which answers what it refuses.
+pub const UPLINK_BACKSTOP: u8 = 2;
 
-/// Key of an address of the workload's own, and with `interface` of an uplink.
+/// Key of an address of the workload's own, with `interface` of an uplink, or of a resolver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct LocalKey {
@@ -386,8 +401,18 @@ pub struct Record {
     pub audit: u8,
     /// 1 when this violation crossed the quarantine threshold.
     pub crossed: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// Characters of the name in a [`NamedRecord`]; 0 where there is none.
+    pub name_length: u32,
+}
+
+/// A [`Record`] of a query, with the name that was asked for. The two are told apart by their sizes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NamedRecord {
+    /// What happened.
+    pub record: Record,
+    /// Lower case, without a closing dot; zeros behind it.
+    pub name: [u8; NAME_ROOM],
 }
 
 /// A cgroup was made or removed.
@@ -423,9 +448,9 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 4);
-    assert!(size_of::<Binding>() == 24);
-    assert!(size_of::<State>() == 5248);
+    assert!(crate::ABI_VERSION == 5);
+    assert!(size_of::<Binding>() == 32);
+    assert!(size_of::<State>() == 5360);
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<SocketState>() == 112);
     assert!(size_of::<Approved>() == 48);
@@ -439,5 +464,6 @@ const _: () = {
     assert!(size_of::<Kept>() == 16);
     assert!(size_of::<RefusedKey>() == 32);
     assert!(size_of::<Record>() == 88);
+    assert!(size_of::<NamedRecord>() == 88 + NAME_ROOM);
     assert!(size_of::<WallClock>() == 16);
 };

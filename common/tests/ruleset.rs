@@ -77,6 +77,7 @@ fn facts(to: &str, protocol: u8, port: u16) -> Facts {
         reply: false,
         to_node: false,
         quarantined: false,
+        own_resolver: false,
     }
 }
 
@@ -231,6 +232,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             reply,
             to_node,
             quarantined,
+            own_resolver: false,
         },
     )
 }
