@@ -4,7 +4,8 @@
 //! canonical form, [`ruleset`] what the kernel reads, [`kernel`] brings it there and brings counters and records back,
 //! [`exec`] runs a command under it, [`cli`] is what people type, [`text`] what they read. [`config`] is how the agent of a
 //! node is told about it, [`reload`] hears of allowlists that change, [`reach`] looks for what
-//! workloads have in reach beside the network, [`logging`] writes what it has to say.
+//! workloads have in reach beside the network, [`logging`] writes what it has to say,
+//! [`suggest`] drafts allowlists.
 
 pub mod allowlist;
 pub mod cli;
@@ -26,5 +27,6 @@ pub mod reload;
 pub mod ruleset;
 pub mod selftest;
 mod state_file;
+pub mod suggest;
 pub mod text;
 pub mod workload;

@@ -27,11 +27,15 @@ use generators::{FixedClock, all_cidrs, bare_policy, beside, policy, tcp_rule};
 /// Two policies, the second often a little change of the first.
 fn two_policies() -> impl Strategy<Value = (Policy, Policy)> {
     let keep = || prop::collection::vec(prop::bool::weighted(0.7), 8);
-    (policy(), policy(), any::<bool>(), keep(), keep()).prop_map(|(old, other, related, kept, taken)| {
+    let judged = (any::<bool>(), any::<bool>());
+    let policies = (policy(), policy(), any::<bool>(), keep(), keep(), judged);
+    policies.prop_map(|(mut old, mut other, related, kept, taken, judged)| {
+        (old.dns.judged, other.dns.judged) = judged;
         if !related {
             return (old, other);
         }
         let mut new = old.clone();
+        new.dns.judged = other.dns.judged;
         new.mode = other.mode;
         let choose = |kept: &[bool], index: usize| kept[index % kept.len()];
         let rules = old.rules.iter().enumerate().filter(|(index, _)| choose(&kept, *index));
@@ -121,7 +125,17 @@ fn is_denied(compiled: &Compiled, address: IpAddr) -> bool {
 fn facts(address: IpAddr, (protocol, port): (u8, u16), quarantined: bool) -> Facts {
     let destination = Address::from(address);
     let (route, host_namespace, reply) = (Route::Uplink, false, false);
-    Facts { destination, protocol, port, route, host_namespace, reply, to_node: false, quarantined }
+    Facts {
+        destination,
+        protocol,
+        port,
+        route,
+        host_namespace,
+        reply,
+        to_node: false,
+        quarantined,
+        own_resolver: false,
+    }
 }
 
 proptest! {

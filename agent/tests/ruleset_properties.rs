@@ -2,6 +2,8 @@
 //! runs.
 
 mod generators;
+#[path = "ruleset_properties/names.rs"]
+mod names;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -15,8 +17,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
 use generators::{
-    FixedClock, ICMP, ICMPV6, TCP, all_cidrs, bare_policy, beside, policy, port, protocol, tcp_rule, v4_cidr,
-    v6_cidr,
+    FixedClock, ICMP, ICMPV6, TCP, UDP, all_cidrs, bare_policy, beside, policy, port, protocol, tcp_rule,
+    v4_cidr, v6_cidr,
 };
 
 // ---- The reference ----
@@ -43,9 +45,28 @@ fn loopback_is_open(policy: &Policy, facts: &Facts) -> bool {
     }
 }
 
+/// Is it a resolver that the policy, or the workload's own configuration, names?
+fn is_resolver(policy: &Policy, facts: &Facts) -> bool {
+    let address = IpAddr::from(facts.destination);
+    facts.own_resolver || policy.dns.resolvers.iter().flatten().any(|cidr| cidr.contains(&address))
+}
+
+fn dns(policy: &Policy, facts: &Facts) -> Expected {
+    let reason = match facts.protocol {
+        TCP => Reason::DnsTcp,
+        _ if is_resolver(policy, facts) => Reason::Allowed,
+        _ => Reason::DnsServer,
+    };
+    Expected::new(reason, vec![NO_RULE])
+}
+
 fn reference(policy: &Policy, facts: &Facts, now: Option<u64>) -> Expected {
     let address = IpAddr::from(facts.destination);
     let looped = facts.route == Route::Loopback;
+    let asks = policy.dns.judged && facts.port == 53 && [TCP, UDP].contains(&facts.protocol);
+    if looped && asks && is_resolver(policy, facts) {
+        return dns(policy, facts);
+    }
     if looped && loopback_is_open(policy, facts) {
         return Expected::new(Reason::Loopback, vec![NO_RULE]);
     }
@@ -58,7 +79,11 @@ fn reference(policy: &Policy, facts: &Facts, now: Option<u64>) -> Expected {
         return Expected::new(Reason::Reply, vec![NO_RULE]);
     }
     if let Some(index) = policy.deny.iter().position(|deny| deny.cidr.contains(&address)) {
-        return Expected::new(Reason::Denied, vec![(policy.rules.len() + index) as u32]);
+        let first = policy.rules.len() + policy.names.len();
+        return Expected::new(Reason::Denied, vec![(first + index) as u32]);
+    }
+    if asks {
+        return dns(policy, facts);
     }
     let exists = |range: &&PortRange| range.protocol != if address.is_ipv4() { ICMPV6 } else { ICMP };
     let numbered = |wanted: &dyn Fn(&Rule) -> bool| -> Vec<u32> {
@@ -123,6 +148,7 @@ struct Probe {
     reply: bool,
     to_node: bool,
     quarantined: bool,
+    own_resolver: bool,
     now: Option<u64>,
 }
 
@@ -136,10 +162,13 @@ prop_compose! {
         host_namespace in any::<bool>(),
         reply in prop::bool::weighted(0.1),
         to_node in any::<bool>(),
-        quarantined in prop::bool::weighted(0.3),
+        (quarantined, own_resolver) in (prop::bool::weighted(0.3), prop::bool::weighted(0.1)),
         now in prop::option::weighted(0.8, 0u64..7),
     ) -> Probe {
-        Probe { near, step, at_end, anywhere, protocol, port, looped, host_namespace, reply, to_node, quarantined, now }
+        Probe {
+            near, step, at_end, anywhere, protocol, port, looped, host_namespace, reply, to_node, quarantined,
+            own_resolver, now,
+        }
     }
 }
 
@@ -160,6 +189,7 @@ impl Probe {
             reply: self.reply,
             to_node: self.to_node,
             quarantined: self.quarantined,
+            own_resolver: self.own_resolver,
         }
     }
 }
@@ -261,6 +291,7 @@ fn agrees(policy: &Policy, compiled: &Compiled, destinations: impl Iterator<Item
             reply: false,
             to_node: false,
             quarantined: false,
+            own_resolver: false,
         };
         let verdict = decide(&compiled.ruleset(), &FixedClock(None), &facts);
         let expected = reference(policy, &facts, None);

@@ -94,9 +94,9 @@ unsafe extern "C" fn judge_backend(
     let (Some(packet), Some(verdict)) = (unsafe { packet.as_ref() }, unsafe { verdict.as_mut() }) else {
         return 0;
     };
-    let (Some(workload), Some(table)) = (Workload::at(place as u32), backends(place as u32)) else {
-        return 0;
-    };
+    // One by one: of both together the compiler keeps a register that a call has cleared.
+    let Some(workload) = Workload::at(place as u32) else { return 0 };
+    let Some(table) = backends(place as u32) else { return 0 };
     let mut pair = Pair::unknown(packet);
     let of_socket = !named.is_null() && pair.is_of_socket(named, table);
     if !of_socket && !pair.is_listed(table) {
@@ -111,6 +111,7 @@ unsafe extern "C" fn judge_backend(
         reply: false,
         to_node: false,
         quarantined: workload.quarantined(),
+        own_resolver: workload.asks(pair.service, pair.service_port),
     };
     let found = decide(&Ruleset::new(&KernelWords, (place >> 32) as u32), &KernelClock, &facts);
     if !matches!(found.reason, Reason::Allowed) {

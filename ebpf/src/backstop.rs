@@ -11,17 +11,18 @@ use core::ffi::c_void;
 use egress_warden_common::link::{ETHERNET, arp, neighbour};
 use egress_warden_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, fragment_of};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Reason};
-use egress_warden_common::state::{Interface, NOTE_FRAGMENT, SOCKET_INBOUND, WAY_UPLINK, note_key};
+use egress_warden_common::state::{Interface, NOTE_FRAGMENT, Process, SOCKET_INBOUND, WAY_UPLINK, note_key};
 use egress_warden_common::{Address, Verdict};
 
 use crate::chatter::{is_chatter, is_kernels};
+use crate::dns::{Asked, REDIRECT, answer_refused, is_query, judge_query, judges_names, knows_names};
 use crate::kept::kept_on_wire;
 use crate::maps::INTERFACES;
 use crate::memory::{already_counted, remembered, stored, udp_reply};
 use crate::notes::{note, noted};
-use crate::shared::{NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
-use crate::tuple::belongs_to_caller;
-use crate::violation::{Attempt, count};
+use crate::shared::{LIVES, NO_PACKET, PacketBytes, UDP_REPLY, full_socket, judge, refused, walk};
+use crate::tuple::{belongs_to_allowed, belongs_to_caller};
+use crate::violation::{Attempt, NO_PROCESS, count};
 use crate::workload::{OWN_NAMESPACE, Workload, bump, is_node};
 
 /// Not refused here; whoever else is attached decides further.
@@ -61,6 +62,9 @@ pub(crate) fn backstop(ctx: TcContext) -> i32 {
     } else {
         refused(Reason::ProtocolNotAllowed)
     };
+    if matches!(verdict.reason, Reason::Allowed) && is_query(&packet) && judges_names(&sender.workload) {
+        return sender.ask(&packet);
+    }
     if verdict.reason.allows() {
         return NEXT;
     }
@@ -188,6 +192,10 @@ impl Sender {
         if !self.is_known && packet.protocol == IPPROTO_ICMPV6 && self.is_honest_neighbour(packet) {
             return refused(Reason::Allowed);
         }
+        // A query fits into one packet; the rest of one that does not has no name to be judged by.
+        if packet.fragment != 0 && is_query(packet) && judges_names(&self.workload) {
+            return refused(Reason::DnsMalformed);
+        }
         let verdict = self.by_policy(packet);
         if packet.fragment != 0 && (verdict.reason.allows() || self.workload.is_audit()) {
             self.note_fragment(packet);
@@ -216,6 +224,12 @@ impl Sender {
         }
         if self.answers(packet) && (!self.workload.quarantined() || is_node(packet.destination)) {
             return refused(Reason::Reply);
+        }
+        if self.lives(packet) {
+            let verdict = judge(&self.workload, packet, OWN_NAMESPACE | LIVES, self.index);
+            if verdict.reason.allows() {
+                return verdict;
+            }
         }
         if self.others_allow(packet) { refused(Reason::Allowed) } else { verdict }
     }
@@ -250,6 +264,15 @@ impl Sender {
             return noted(self.interface, packet.destination, call);
         }
         false
+    }
+
+    /// Is it a segment, merged with others on its way, of a connection that may have outlived the grant by which it began?
+    #[inline(always)]
+    fn lives(&self, packet: &Packet) -> bool {
+        knows_names()
+            && packet.protocol == IPPROTO_TCP
+            && !packet.begins_tcp()
+            && belongs_to_allowed(self.skb, packet, self.namespace())
     }
 
     /// Does the policy of another workload behind the same interface allow it?
@@ -331,6 +354,30 @@ impl Sender {
         }
     }
 
+    /// Judges a query by its name once more, and answers one that is refused: egress, where its socket is known, left that to
+    /// this program.
+    #[inline(always)]
+    fn ask(&self, packet: &Packet) -> i32 {
+        let audit = self.workload.is_audit();
+        let flags = match (audit, self.is_known) {
+            (false, _) => Asked::COUNTS,
+            // Egress counted it, and let it pass.
+            (true, true) => 0,
+            (true, false) => Asked::COUNTS | Asked::AUDIT,
+        };
+        let asked = Asked { base: ETHERNET, flags };
+        let verdict = judge_query(&self.workload, self.skb, asked, packet, self.process());
+        if verdict.reason.allows() || audit {
+            return NEXT;
+        }
+        if answer_refused(self.skb, self.index, verdict.reason) { REDIRECT } else { DROP }
+    }
+
+    #[inline(always)]
+    fn process(&self) -> Process {
+        stored(self.sk).map_or(NO_PROCESS, |socket| socket.process)
+    }
+
     /// Refuses a frame and counts it: it came past the programs of the cgroup, which would have counted it. What the kernel
     /// answers to somebody outside, and what it tells the link, is nobody's attempt.
     #[inline(always)]
@@ -347,15 +394,7 @@ impl Sender {
         {
             return outcome;
         }
-        let mut attempt =
-            Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
-        if let Some(socket) = stored(self.sk) {
-            attempt.process = socket.process;
-        }
-        attempt.source = packet.source;
-        attempt.source_port = packet.source_port;
-        attempt.audit = audit;
-        count(&self.workload, &attempt);
+        count(&self.workload, packet, &Attempt { verdict, process: self.process() }, audit);
         outcome
     }
 }

@@ -83,15 +83,14 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
         }
     }
     let port = port(ctx);
-    let verdict = verdict(&workload, socket.as_deref(), destination, IPPROTO_TCP, port, 0);
+    let packet = Packet { destination, protocol: IPPROTO_TCP, port, ..NO_PACKET };
+    let verdict = verdict(&workload, socket.as_deref(), &packet, 0);
     let call = Call { destination, port, protocol: IPPROTO_TCP, connects: true, may_defer: true };
     if call.is_left_to_last(ctx, &workload, &verdict) || verdict.reason.allows() {
         return PROCEED;
     }
     let audit = workload.is_audit();
-    let mut attempt = Attempt::unsent(destination, IPPROTO_TCP, port, verdict, current_process());
-    attempt.audit = audit;
-    count(&workload, &attempt);
+    count(&workload, &packet, &Attempt { verdict, process: current_process() }, audit);
     if let Some(socket) = socket {
         remember_counted(socket, destination, IPPROTO_TCP, port, COUNTED_FLOW);
     }
@@ -112,10 +111,10 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
     let port = port(ctx);
     // SAFETY: a field of the program's context.
     let (protocol, sk) = unsafe { ((*ctx.sock_addr).protocol as u8, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    let packet = Packet { destination, protocol, port, ..NO_PACKET };
     if let Some(socket) = socket.as_deref_mut() {
         forget_datagram(socket);
         // Most datagrams go where the one before went. Should this one leave by loopback, egress judges that.
-        let packet = Packet { destination, protocol, port, ..NO_PACKET };
         if !workload.quarantined()
             && remembered(&workload, socket, &packet, WAY_UPLINK)
             && backends(workload.slot).is_none()
@@ -130,7 +129,7 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         return PROCEED;
     }
     let reply = if udp_reply(sk.cast(), destination, port, ANY_PORT) { UDP_REPLY } else { 0 };
-    let verdict = verdict(&workload, socket.as_deref(), destination, protocol, port, reply);
+    let verdict = verdict(&workload, socket.as_deref(), &packet, reply);
     let call = Call { destination, port, protocol, connects: false, may_defer: reply == 0 };
     if call.is_left_to_last(ctx, &workload, &verdict) || verdict.reason.allows() || audit {
         return PROCEED;
@@ -140,7 +139,7 @@ fn sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
         bump!(workload, replies_refused);
         return REFUSE;
     }
-    count(&workload, &Attempt::unsent(destination, protocol, port, verdict, current_process()));
+    count(&workload, &packet, &Attempt { verdict, process: current_process() }, false);
     // The next datagram of a connected socket may be one that never came by here.
     // SAFETY: a field of a socket that is not null.
     let connected = !sk.is_null() && unsafe { (*sk).state } == STATE_ESTABLISHED;
@@ -162,7 +161,8 @@ fn name_peer(ctx: &SockAddrContext, workload: &Workload, socket: Option<&SocketS
         return;
     }
     let port = port(ctx);
-    let verdict = verdict(workload, socket, destination, protocol, port, 0);
+    let packet = Packet { destination, protocol, port, ..NO_PACKET };
+    let verdict = verdict(workload, socket, &packet, 0);
     let call = Call { destination, port, protocol, connects: true, may_defer: false };
     call.is_left_to_last(ctx, workload, &verdict);
 }
@@ -242,17 +242,9 @@ fn whose(ctx: &SockAddrContext) -> Option<(Workload, Option<&'static mut SocketS
 }
 
 #[inline(always)]
-fn verdict(
-    workload: &Workload,
-    socket: Option<&SocketState>,
-    destination: Address,
-    protocol: u8,
-    port: u16,
-    reply: u32,
-) -> Verdict {
+fn verdict(workload: &Workload, socket: Option<&SocketState>, packet: &Packet, reply: u32) -> Verdict {
     let socket_flags = socket.map_or(0, |socket| workload.flags_of(socket)) & !SOCKET_INBOUND;
-    let packet = Packet { destination, protocol, port, ..NO_PACKET };
-    judge_itself(workload, &packet, socket_flags | reply, UNSENT)
+    judge_itself(workload, packet, socket_flags | reply, UNSENT)
 }
 
 #[inline(always)]

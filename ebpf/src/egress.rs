@@ -1,27 +1,31 @@
 //! Egress: the authority. Every packet of a socket passes here, after netfilter, whatever made it.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use egress_warden_common::Verdict;
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::packet::Packet;
-use egress_warden_common::reason::{IPPROTO_UDP, Reason};
+use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::state::{
     COUNTED_FLOW, SOCKET_INBOUND, SOCKET_TCP, SocketState, WAY_LOOPBACK, WAY_SERVICE, WAY_UPLINK,
 };
 
 use crate::backends::judge_service;
 use crate::chatter::{is_chatter, is_kernels};
+use crate::dns::{Asked, believes_loopback, is_answered, is_query, judge_query, judges_names, knows_names};
 use crate::kept::{Kept, kept_by_socket};
 use crate::memory::{
-    already_counted, datagram_counted, remember, remember_counted, remembered, stored, udp_reply,
+    already_counted, datagram_counted, remember, remember_counted, remembered, remembered_from_before,
+    stored, udp_reply,
 };
 use crate::shared::{
-    LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply,
+    LIVES, LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, UDP_REPLY, full_socket, is_listening, is_reply,
     judge_itself, refused, walk,
 };
-use crate::violation::{Attempt, count};
-use crate::workload::{Workload, bump};
+use crate::violation::{Attempt, NO_PROCESS, count};
+use crate::workload::{Workload, bump, in_own_namespace};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -63,13 +67,26 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
             return PASS;
         }
         socket_flags = workload.flags_of(socket);
+        if knows_names()
+            && packet.protocol == IPPROTO_TCP
+            && !packet.begins_tcp()
+            && remembered_from_before(&workload, socket, &packet, way)
+        {
+            socket_flags |= LIVES;
+        }
     }
     if packet.protocol == IPPROTO_UDP && udp_reply(sk, packet.destination, packet.port, packet.source_port) {
         socket_flags |= UDP_REPLY;
     }
+    if way == WAY_LOOPBACK && poses_as_resolver(&workload, &packet) {
+        return refuse(&workload, socket, &packet, refused(Reason::SourceSpoofed), answers_caller);
+    }
     let mut verdict = judge_itself(&workload, &packet, socket_flags, interface);
     let by_service = judge_service(&workload, &packet, sk, interface, &mut verdict);
     if matches!(verdict.reason, Reason::Allowed) {
+        if is_query(&packet) && judges_names(&workload) {
+            return ask(skb, &workload, socket.as_deref(), &packet, interface);
+        }
         let way = if by_service { WAY_SERVICE } else { way };
         // A listener answers many callers: nothing of it is worth remembering.
         if !answers_caller {
@@ -91,6 +108,41 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     refuse(&workload, socket, &packet, verdict, answers_caller)
 }
 
+/// Does a datagram claim to come from a resolver on the node? That one is outside of the workload, and what it answers over
+/// loopback is believed.
+#[inline(always)]
+fn poses_as_resolver(workload: &Workload, packet: &Packet) -> bool {
+    packet.protocol == IPPROTO_UDP
+        && packet.source_port == DNS_PORT
+        && judges_names(workload)
+        && believes_loopback(workload)
+        && workload.has_resolver(packet.source)
+}
+
+/// Judges a query by its name. One that is refused goes on to the backstop where there is one: that tells the client so,
+/// instead of leaving it to wait, and counts it.
+#[inline(always)]
+fn ask(
+    skb: *mut __sk_buff,
+    workload: &Workload,
+    socket: Option<&SocketState>,
+    packet: &Packet,
+    interface: u32,
+) -> i32 {
+    let audit = workload.is_audit();
+    let own = match socket {
+        Some(socket) => in_own_namespace(workload.flags_of(socket)),
+        None => false,
+    };
+    let guarded = !audit && own && workload.has_backstop(interface);
+    let flags = Asked::NOTES | Asked::COUNTS | if guarded { Asked::ANSWERED } else { 0 };
+    let process = socket.map_or(NO_PROCESS, |socket| socket.process);
+    let flags = if audit { flags | Asked::AUDIT } else { flags };
+    let asked = Asked { base: NO_LINK_HEADER, flags };
+    let verdict = judge_query(workload, skb, asked, packet, process);
+    if verdict.reason.allows() || audit || (guarded && is_answered(verdict.reason)) { PASS } else { DROP }
+}
+
 /// Refuses a packet and counts the attempt that it belongs to.
 ///
 /// A datagram is an attempt. Of a TCP socket the first packet toward a destination is one, the rest are its
@@ -110,8 +162,7 @@ fn refuse(
         bump!(workload, replies_refused);
         return outcome;
     }
-    let mut attempt =
-        Attempt::unsent(packet.destination, packet.protocol, packet.port, verdict, Default::default());
+    let mut attempt = Attempt { verdict, process: NO_PROCESS };
     if let Some(socket) = socket {
         let is_tcp = socket.flags & SOCKET_TCP != 0;
         if is_tcp && already_counted(socket, packet) {
@@ -126,9 +177,6 @@ fn refuse(
         }
         attempt.process = socket.process;
     }
-    attempt.source = packet.source;
-    attempt.source_port = packet.source_port;
-    attempt.audit = audit;
-    count(workload, &attempt);
+    count(workload, packet, &attempt, audit);
     outcome
 }

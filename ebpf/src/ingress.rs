@@ -10,6 +10,7 @@ use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP, Reason};
 use egress_warden_common::ruleset::NO_RULE;
 use egress_warden_common::state::SOCKET_INBOUND;
 
+use crate::dns::{DROPPED, READ, Way, knows_names, learn, may_answer};
 use crate::memory::{asked, learn_udp, stored};
 use crate::shared::{
     LOOPBACK_INTERFACE, NO_LINK_HEADER, NO_PACKET, forged, full_socket, is_listening, judge, walk,
@@ -41,7 +42,8 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
         IPPROTO_UDP => state != STATE_ESTABLISHED,
         _ => false,
     };
-    if !on_loopback && !begins_flow {
+    let may_answer = protocol == IPPROTO_UDP && knows_names() && may_answer(skb);
+    if !on_loopback && !begins_flow && !may_answer {
         return PASS;
     }
     let Some(socket) = stored(sk) else { return PASS };
@@ -49,6 +51,17 @@ pub(crate) fn ingress(ctx: SkBuffContext) -> i32 {
     let mut packet = NO_PACKET;
     let readable = walk(skb, NO_LINK_HEADER, &mut packet).allows();
     let own_namespace = in_own_namespace(workload.flags_of(socket));
+    if may_answer && readable {
+        let by_uplink = own_namespace && !is_own_echo(skb) && workload.has_uplink(interface);
+        match learn(skb, &workload, &packet, Way { on_loopback, by_uplink }) {
+            READ => return PASS,
+            DROPPED => return DROP,
+            _ => {}
+        }
+        if !on_loopback && !begins_flow {
+            return PASS;
+        }
+    }
     // The fixed header tells whence also of a packet that cannot be read further, and the kernel takes more than is read
     // here: IPv4 options for one.
     if on_loopback {

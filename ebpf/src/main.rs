@@ -13,6 +13,7 @@ mod backstop;
 mod cgroups;
 mod chatter;
 mod connect;
+mod dns;
 mod egress;
 mod ingress;
 mod kept;

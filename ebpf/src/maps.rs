@@ -5,17 +5,20 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::backend::{Backends, Named};
+use egress_warden_common::grant::{Grant, GrantKey, GrantedName, NameKey, Pendings};
 use egress_warden_common::limits::{
-    CGROUPS_BYTES, MAX_INTERFACES, MAX_KEPT, MAX_LOCALS, MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS,
-    RECORDS_BYTES,
+    CGROUPS_BYTES, MAX_GRANTED_NAMES, MAX_GRANTS, MAX_INTERFACES, MAX_KEPT, MAX_LOCALS,
+    MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS, RECORDS_BYTES,
 };
 use egress_warden_common::state::{
     Binding, Interface, Kept, KeptKey, LocalKey, RefusedKey, SocketState, State, UdpFlows, WallClock,
 };
+
+use crate::dns::{SCRATCHES, Scratch};
 
 /// Cgroup id to slot.
 #[map]
@@ -50,6 +53,24 @@ pub(crate) static BACKENDS: HashMap<u32, Backends> =
 /// Flows that are older than the enforcement of their workload.
 #[map]
 pub(crate) static KEPT: HashMap<KeptKey, Kept> = HashMap::with_max_entries(MAX_KEPT, BPF_F_NO_PREALLOC);
+
+/// Slot to the queries of the workload that wait for their answer; of workloads whose policy says something of names.
+#[map]
+pub(crate) static PENDINGS: HashMap<u32, Pendings> =
+    HashMap::with_max_entries(MAX_WORKLOADS, BPF_F_NO_PREALLOC);
+
+/// Addresses that answers opened.
+#[map]
+pub(crate) static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(MAX_GRANTS, BPF_F_NO_PREALLOC);
+
+/// The names for which they did.
+#[map]
+pub(crate) static GRANTED_NAMES: HashMap<NameKey, GrantedName> =
+    HashMap::with_max_entries(MAX_GRANTED_NAMES, BPF_F_NO_PREALLOC);
+
+/// Memory for messages.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SCRATCHES, 0);
 
 /// Refused attempts by destination.
 #[map]

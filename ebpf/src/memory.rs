@@ -7,8 +7,8 @@ use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_UDP;
 use egress_warden_common::ruleset::FOREVER;
 use egress_warden_common::state::{
-    Approved, COUNTED_DATAGRAM, COUNTED_FLOW, SocketState, UDP_FLOW_BUSY, UdpFlows, udp_flow_is_open,
-    udp_flow_set,
+    Approved, COUNTED_DATAGRAM, COUNTED_FLOW, SocketState, UDP_FLOW_BUSY, UdpFlows, WAY_UPLINK,
+    udp_flow_is_open, udp_flow_set,
 };
 use egress_warden_common::{Address, Protocol, Verdict};
 
@@ -34,6 +34,30 @@ pub(crate) fn remembered(workload: &Workload, socket: &mut SocketState, packet: 
     unsafe { fits_approved(socket, packet, workload.generation, whose, way.into()) != 0 }
 }
 
+/// Was it allowed by this workload's ruleset, or by one that it had before?
+#[inline(always)]
+pub(crate) fn remembered_from_before(
+    workload: &Workload,
+    socket: &mut SocketState,
+    packet: &Packet,
+    way: u8,
+) -> bool {
+    let whose = u64::from(workload.binding.serial) << 32 | u64::from(workload.slot);
+    // SAFETY: the socket's storage, and a packet on the program's stack.
+    unsafe { fits_approved(socket, packet, ANY_GENERATION, whose, way.into()) != 0 }
+}
+
+/// The same of a socket by itself: its own workload allowed it.
+#[inline(always)]
+pub(crate) fn allowed_before(socket: &mut SocketState, packet: &Packet) -> bool {
+    let whose = u64::from(socket.serial) << 32 | u64::from(socket.slot.wrapping_sub(1));
+    // SAFETY: see above.
+    unsafe { fits_approved(socket, packet, ANY_GENERATION, whose, WAY_UPLINK.into()) != 0 }
+}
+
+/// No ruleset has this number.
+const ANY_GENERATION: u32 = 0;
+
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -49,7 +73,7 @@ unsafe extern "C" fn fits_approved(
         return 0;
     };
     let fits = |approved: &Approved| {
-        approved.generation == generation
+        (approved.generation == generation || generation == ANY_GENERATION)
             && u64::from(approved.serial) << 32 | u64::from(approved.slot) == whose
             && approved.port == packet.port
             && approved.protocol == packet.protocol

@@ -61,13 +61,12 @@ fn decided(ctx: &SockAddrContext, destination: Address, connects: bool) -> i32 {
         return PROCEED;
     }
     let (port, audit) = (port(ctx), workload.is_audit());
-    let verdict = verdict(&workload, sk, socket, destination, protocol, port);
+    let packet = Packet { destination, protocol, port, ..NO_PACKET };
+    let verdict = verdict(&workload, sk, socket, &packet);
     if verdict.reason.allows() {
         return PROCEED;
     }
-    let mut attempt = Attempt::unsent(destination, protocol, port, verdict, current_process());
-    attempt.audit = audit;
-    count(&workload, &attempt);
+    count(&workload, &packet, &Attempt { verdict, process: current_process() }, audit);
     let how = if connects { COUNTED_FLOW } else { COUNTED_DATAGRAM };
     remember_counted(socket, destination, protocol, port, how);
     debug!(ctx, "call to port {} refused behind all others, reason {}", port, verdict.reason as u8);
@@ -127,18 +126,10 @@ fn learn(
 }
 
 #[inline(always)]
-fn verdict(
-    workload: &Workload,
-    sk: *mut c_void,
-    socket: &SocketState,
-    destination: Address,
-    protocol: u8,
-    port: u16,
-) -> Verdict {
+fn verdict(workload: &Workload, sk: *mut c_void, socket: &SocketState, packet: &Packet) -> Verdict {
     let mut flags = workload.flags_of(socket) & !SOCKET_INBOUND;
-    if protocol == IPPROTO_UDP && udp_reply(sk, destination, port, ANY_PORT) {
+    if packet.protocol == IPPROTO_UDP && udp_reply(sk, packet.destination, packet.port, ANY_PORT) {
         flags |= UDP_REPLY;
     }
-    let packet = Packet { destination, protocol, port, ..NO_PACKET };
-    judge(workload, &packet, flags, UNSENT)
+    judge(workload, packet, flags, UNSENT)
 }

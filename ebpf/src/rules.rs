@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use egress_warden_common::ruleset::{MAX_STEPS, NOT_FOUND, Narrow, Wide, Words};
 
+use crate::dns::knows_names;
 use crate::maps::{CLOCK, WORDS};
 
 /// The array of all rulesets' words.
@@ -15,6 +16,11 @@ impl Words for KernelWords {
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u64> {
         WORDS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn may_name(&self) -> bool {
+        knows_names()
     }
 
     #[inline(always)]

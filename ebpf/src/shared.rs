@@ -14,6 +14,7 @@ use egress_warden_common::state::SOCKET_INBOUND;
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 
 use crate::backends::judge_service;
+use crate::dns::by_grant;
 use crate::rules::{KernelClock, KernelWords};
 use crate::workload::{Workload, in_own_namespace, is_node};
 
@@ -148,6 +149,8 @@ pub(crate) const LOOPBACK_INTERFACE: u32 = 1;
 pub(crate) const UNSENT: u32 = 0;
 /// Beside the flags of a socket: this datagram answers an inbound one.
 pub(crate) const UDP_REPLY: u32 = 1 << 31;
+/// Beside the flags of a socket: this segment belongs to a connection that was allowed, by this ruleset or one before.
+pub(crate) const LIVES: u32 = 1 << 29;
 
 /// Asks [`decide`] about a packet of the workload, leaving by `interface` from a socket with these flags; and about the
 /// service that its destination stands for.
@@ -171,6 +174,7 @@ pub(crate) fn judge_itself(
     let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
     // SAFETY: both are on the program's stack.
     unsafe { judge_packet(place, packet, socket_flags, interface, &raw mut verdict) };
+    by_grant(workload, packet, (interface, socket_flags), &mut verdict);
     verdict
 }
 
@@ -217,6 +221,7 @@ unsafe extern "C" fn judge_packet(
         reply,
         to_node: reply && quarantined && is_node(packet.destination),
         quarantined,
+        own_resolver: workload.asks(packet.destination, packet.port),
     };
     *verdict = decide(&Ruleset::new(&KernelWords, (place >> 32) as u32), &KernelClock, &facts);
     0

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use egress_warden_common::Reason;
+use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::IPPROTO_TCP;
 use egress_warden_common::ruleset::Ruleset;
 use egress_warden_common::socket::{NewSocket, SOCK_RAW, SOCK_STREAM, judge_socket};
@@ -41,10 +42,8 @@ pub(crate) fn note_socket(ctx: SockContext) -> i32 {
     let audit = workload.is_audit();
     let verdict = refused(reason);
     let kind = made.kind as u16;
-    let mut attempt =
-        Attempt::unsent(NO_PACKET.destination, made.ip_protocol(), kind, verdict, current_process());
-    attempt.audit = audit;
-    count(&workload, &attempt);
+    let packet = Packet { protocol: made.ip_protocol(), port: kind, ..NO_PACKET };
+    count(&workload, &packet, &Attempt { verdict, process: current_process() }, audit);
     if audit {
         return note(&ctx, &workload);
     }

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_sk_release, bpf_skc_look
 use egress_warden_common::packet::Packet;
 use egress_warden_common::state::SOCKET_INBOUND;
 
-use crate::memory::stored;
+use crate::memory::{allowed_before, stored};
 
 const STATE_TIME_WAIT: u32 = 6;
 const STATE_NEW_SYN_RECV: u32 = 12;
@@ -19,13 +19,25 @@ const STATE_NEW_SYN_RECV: u32 = 12;
 #[inline(always)]
 pub(crate) fn belongs_to_caller(skb: *mut __sk_buff, packet: &Packet, namespace: i32) -> bool {
     // SAFETY: `skb` is the program's context and `packet` is on its stack.
-    unsafe { has_caller(skb, packet, namespace) != 0 }
+    unsafe { connection_of(skb, packet, namespace) & CALLED != 0 }
 }
+
+/// Was the connection that this packet belongs to, by its addresses and ports, allowed toward this very destination?
+#[inline(always)]
+pub(crate) fn belongs_to_allowed(skb: *mut __sk_buff, packet: &Packet, namespace: i32) -> bool {
+    // SAFETY: see above.
+    unsafe { connection_of(skb, packet, namespace) & ALLOWED != 0 }
+}
+
+/// It has a caller outside.
+const CALLED: u32 = 1;
+/// It was allowed by its workload's ruleset, or by one before.
+const ALLOWED: u32 = 2;
 
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn has_caller(skb: *mut __sk_buff, packet: *const Packet, namespace: i32) -> u32 {
+unsafe extern "C" fn connection_of(skb: *mut __sk_buff, packet: *const Packet, namespace: i32) -> u32 {
     // SAFETY: the verifier checked the size of what it points at.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
     if namespace < 0 {
@@ -40,18 +52,18 @@ unsafe extern "C" fn has_caller(skb: *mut __sk_buff, packet: *const Packet, name
     // SAFETY: `found` is not null, and is given back below.
     unsafe {
         let state = (*found).state;
-        let caller = if state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV {
-            1
+        let kind = if state == STATE_TIME_WAIT || state == STATE_NEW_SYN_RECV {
+            CALLED
         } else {
-            is_inbound(found, packet)
+            kind_of(found, packet)
         };
         bpf_sk_release(found.cast());
-        caller
+        kind
     }
 }
 
 #[inline(always)]
-unsafe fn is_inbound(found: *mut bpf_sock, packet: &Packet) -> u32 {
+unsafe fn kind_of(found: *mut bpf_sock, packet: &Packet) -> u32 {
     // SAFETY: the caller's promise.
     let full: *mut bpf_sock = unsafe { bpf_sk_fullsock(found.cast()) };
     if full.is_null() {
@@ -62,7 +74,10 @@ unsafe fn is_inbound(found: *mut bpf_sock, packet: &Packet) -> u32 {
         return 0;
     }
     match stored(full.cast()) {
-        Some(socket) => u32::from(socket.flags & SOCKET_INBOUND != 0),
+        Some(socket) => {
+            let called = if socket.flags & SOCKET_INBOUND != 0 { CALLED } else { 0 };
+            called | if allowed_before(socket, packet) { ALLOWED } else { 0 }
+        }
         None => 0,
     }
 }

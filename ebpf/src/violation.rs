@@ -2,90 +2,100 @@
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
-use egress_warden_common::limits::{MAX_QUARANTINE_RULES, RECORD_BURST, RECORD_INTERVAL_NS, WINDOW_PLACES};
+use egress_warden_common::dns::Name;
+use egress_warden_common::limits::{
+    MAX_QUARANTINE_RULES, NAME_ROOM, RECORD_BURST, RECORD_INTERVAL_NS, WINDOW_PLACES,
+};
+use egress_warden_common::packet::Packet;
 use egress_warden_common::reason::REASON_SLOTS;
 use egress_warden_common::ruleset::Ruleset;
-use egress_warden_common::state::{Process, Record, RefusedKey, State};
-use egress_warden_common::{Address, Protocol, Verdict};
+use egress_warden_common::state::{COMM_LEN, NamedRecord, Process, Record, RefusedKey, State};
+use egress_warden_common::{Protocol, Verdict};
 
 use crate::atomic;
+use crate::dns::knows_names;
 use crate::maps::{RECORDS, REFUSED};
 use crate::rules::{KernelWords, boot_ns};
 use crate::workload::{Workload, bounded, bump};
 
-/// One refused attempt, or one that would have been.
+/// A refused attempt, or one that would have been, beside its packet. (Of a call there is a packet too, with what is known.)
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Attempt {
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
-    pub(crate) process: Process,
     pub(crate) verdict: Verdict,
-    pub(crate) source_port: u16,
-    pub(crate) port: u16,
-    pub(crate) protocol: u8,
-    pub(crate) audit: bool,
+    pub(crate) process: Process,
 }
 
-const NO_ADDRESS: Address = Address { high: 0, low: 0 };
-
-impl Attempt {
-    /// One whose source is not chosen yet.
-    #[inline(always)]
-    pub(crate) fn unsent(
-        destination: Address,
-        protocol: u8,
-        port: u16,
-        verdict: Verdict,
-        process: Process,
-    ) -> Self {
-        Self {
-            source: NO_ADDRESS,
-            destination,
-            process,
-            verdict,
-            source_port: 0,
-            port,
-            protocol,
-            audit: false,
-        }
-    }
-}
+/// Of whom nothing is known.
+pub(crate) const NO_PROCESS: Process = Process { pid: 0, tgid: 0, comm: [0; COMM_LEN] };
 
 /// Counts a violation, and quarantines the workload there and then when it crosses a threshold.
 #[inline(always)]
-pub(crate) fn count(workload: &Workload, attempt: &Attempt) {
+pub(crate) fn count(workload: &Workload, packet: &Packet, attempt: &Attempt, audit: bool) {
     // In registers and not in `attempt`: the stack of connect6 has no room left below Linux 6.12.
     let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
-    // SAFETY: `attempt` is on the program's stack.
-    unsafe { count_violation(place, workload.generation, attempt) };
+    let how = u64::from(workload.generation) << 32 | if audit { AUDIT } else { 0 };
+    // SAFETY: both are on the program's stack.
+    unsafe { count_violation(place, how, packet, attempt, core::ptr::null()) };
 }
+
+/// The same of a query, with the name that it asks for. `repeated`: it was refused before in this minute.
+#[inline(always)]
+pub(crate) fn count_named(
+    workload: &Workload,
+    packet: &Packet,
+    attempt: &Attempt,
+    audit: bool,
+    name: &Name,
+    repeated: bool,
+) {
+    let place = u64::from(workload.ruleset) << 32 | u64::from(workload.slot);
+    let kind = if audit { AUDIT } else { 0 } | if repeated { REPEATED } else { 0 };
+    // SAFETY: what is on the program's stack, and a name in a scratch.
+    unsafe { count_violation(place, u64::from(workload.generation) << 32 | kind, packet, attempt, name) };
+}
+
+/// It is let through.
+const AUDIT: u64 = 1;
+/// It is a query for a name that was refused before in this minute, and does not bring the workload nearer to its quarantine:
+/// applications ask again and again.
+const REPEATED: u64 = 2;
 
 // Checked by the verifier once, by itself: see `shared`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn count_violation(place: u64, generation: u32, attempt: *const Attempt) -> u32 {
-    // SAFETY: the verifier checked the size of what it points at.
+unsafe extern "C" fn count_violation(
+    place: u64,
+    how: u64,
+    packet: *const Packet,
+    attempt: *const Attempt,
+    name: *const Name,
+) -> u32 {
+    // SAFETY: the verifier checked the sizes of what they point at.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    // SAFETY: see above.
     let Some(attempt) = (unsafe { attempt.as_ref() }) else { return 0 };
     let Some(workload) = &Workload::at(place as u32) else { return 0 };
     let now = boot_ns();
     let reason = bounded(attempt.verdict.reason as usize, REASON_SLOTS);
-    let protocol = bounded(Protocol::from_ip(attempt.protocol) as usize, Protocol::ALL.len());
+    let protocol = bounded(Protocol::from_ip(packet.protocol) as usize, Protocol::ALL.len());
     bump!(workload, counts[reason][protocol]);
-    count_destination(workload, attempt);
-    let crossed = window_crossed(workload, now, (place >> 32) as u32, attempt.audit);
-    record(workload, generation, attempt, now, crossed);
+    count_destination(workload, packet, &attempt.verdict);
+    let audit = how & AUDIT != 0;
+    let crossed = how & REPEATED == 0 && window_crossed(workload, now, (place >> 32) as u32, audit);
+    record(workload, how, packet, attempt, Moment { now, crossed }, name);
     0
 }
 
 #[inline(always)]
-fn count_destination(workload: &Workload, attempt: &Attempt) {
+fn count_destination(workload: &Workload, packet: &Packet, verdict: &Verdict) {
     let key = RefusedKey {
-        destination: attempt.destination.to_bytes(),
+        destination: packet.destination.to_bytes(),
         slot: workload.slot,
-        rule: attempt.verdict.rule,
-        port: attempt.port,
-        protocol: attempt.protocol,
-        reason: attempt.verdict.reason as u8,
+        rule: verdict.rule,
+        port: packet.port,
+        protocol: packet.protocol,
+        reason: verdict.reason as u8,
         reserved: 0,
     };
     if count_known(&key) {
@@ -200,35 +210,85 @@ fn fire(state: *mut State, rule: u32, now: u64, audit: bool) -> bool {
     true
 }
 
+/// When it was, and whether it brought the workload into quarantine.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: u64,
+    crossed: bool,
+}
+
 #[inline(always)]
-fn record(workload: &Workload, generation: u32, attempt: &Attempt, now: u64, crossed: bool) {
+fn record(
+    workload: &Workload,
+    how: u64,
+    packet: &Packet,
+    attempt: &Attempt,
+    moment: Moment,
+    name: *const Name,
+) {
     let state = workload.state;
     // The record that tells of the quarantine is written even when the bucket is empty.
-    if !(crossed || take_token(state, now)) {
+    if !(moment.crossed || take_token(state, moment.now)) {
         bump!(workload, records_lost);
         return;
     }
-    let Some(mut entry) = RECORDS.reserve::<Record>(0) else {
-        bump!(workload, records_lost);
-        return;
+    // SAFETY: the verifier checked the size of what it points at.
+    let name = if knows_names() { unsafe { name.as_ref() } } else { None };
+    let written = match name {
+        None => submit(|entry: *mut Record| {
+            // SAFETY: `entry` points at reserved room.
+            unsafe { entry.write(told(workload, how, packet, attempt, moment, 0)) };
+        }),
+        Some(name) => submit(|entry: *mut NamedRecord| {
+            // SAFETY: see above. The name goes over word by word: on its way it has no place on the stack.
+            unsafe {
+                (&raw mut (*entry).record).write(told(workload, how, packet, attempt, moment, name.length));
+                let (from, to) =
+                    ((&raw const name.text).cast::<u64>(), (&raw mut (*entry).name).cast::<u64>());
+                for index in 0..NAME_ROOM / 8 {
+                    to.add(index).write_volatile(from.add(index).read_volatile());
+                }
+            }
+        }),
     };
-    entry.write(Record {
-        time: now,
-        source: attempt.source.to_bytes(),
-        destination: attempt.destination.to_bytes(),
+    if !written {
+        bump!(workload, records_lost);
+    }
+}
+
+#[inline(always)]
+fn told(
+    workload: &Workload,
+    how: u64,
+    packet: &Packet,
+    attempt: &Attempt,
+    moment: Moment,
+    name_length: u32,
+) -> Record {
+    Record {
+        time: moment.now,
+        source: packet.source.to_bytes(),
+        destination: packet.destination.to_bytes(),
         process: attempt.process,
         slot: workload.slot,
-        generation,
+        generation: (how >> 32) as u32,
         rule: attempt.verdict.rule,
-        source_port: attempt.source_port,
-        port: attempt.port,
-        protocol: attempt.protocol,
+        source_port: packet.source_port,
+        port: packet.port,
+        protocol: packet.protocol,
         reason: attempt.verdict.reason as u8,
-        audit: u8::from(attempt.audit),
-        crossed: u8::from(crossed),
-        reserved: 0,
-    });
+        audit: u8::from(how & AUDIT != 0),
+        crossed: u8::from(moment.crossed),
+        name_length,
+    }
+}
+
+#[inline(always)]
+fn submit<T: 'static>(fill: impl FnOnce(*mut T)) -> bool {
+    let Some(mut entry) = RECORDS.reserve::<T>(0) else { return false };
+    fill(entry.as_mut_ptr());
     entry.submit(0);
+    true
 }
 
 // A token bucket in one number: the time at which it would be full again. Two processors that race may both take the

@@ -9,14 +9,16 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use core::ffi::c_void;
 use core::ptr;
 use egress_warden_common::Address;
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::limits::MAX_CGROUP_DEPTH;
-use egress_warden_common::ruleset::{FLAG_AUDIT, Ruleset};
+use egress_warden_common::ruleset::{FLAG_AUDIT, FLAG_OWN_RESOLVERS, Ruleset};
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, NODE_SLOT, Process, SOCKET_TCP, SocketState,
-    State,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, LocalKey, NODE_SLOT, Process, RESOLVER_INTERFACE,
+    SOCKET_TCP, SocketState, State, UPLINK_BACKSTOP,
 };
 
 use crate::atomic;
+use crate::dns::knows_names;
 use crate::maps::{BINDINGS, LOCALS, STATES, WORKLOADS};
 use crate::rules::KernelWords;
 
@@ -113,10 +115,39 @@ impl Workload {
         unsafe { is_own_address(self.slot, address.high, address.low) != 0 }
     }
 
+    /// Is this a resolver of the workload's own, which its policy lets it ask? The address says so only at a resolver's port.
+    #[inline(always)]
+    pub(crate) fn asks(&self, address: Address, port: u16) -> bool {
+        // SAFETY: takes numbers.
+        knows_names()
+            && port == DNS_PORT
+            && unsafe { is_own_resolver(self.slot, address.high, address.low, self.ruleset) != 0 }
+    }
+
+    /// Is this a resolver that its policy names, or one of its own?
+    #[inline(always)]
+    pub(crate) fn has_resolver(&self, address: Address) -> bool {
+        // SAFETY: takes numbers.
+        unsafe { is_resolver(self.slot, address.high, address.low, self.ruleset) != 0 }
+    }
+
     /// Is this an interface by which the workload's own network namespace reaches the world?
     #[inline(always)]
     pub(crate) fn has_uplink(&self, interface: u32) -> bool {
         lists(&LocalKey { address: [0; 16], slot: self.slot, interface })
+    }
+}
+
+impl Workload {
+    /// Is there a backstop at the far end of this interface of the workload's own network namespace?
+    #[inline(always)]
+    pub(crate) fn has_backstop(&self, interface: u32) -> bool {
+        let key = LocalKey { address: [0; 16], slot: self.slot, interface };
+        match LOCALS.get_ptr(key) {
+            // SAFETY: a live map value.
+            Some(value) => unsafe { *value == UPLINK_BACKSTOP },
+            None => false,
+        }
     }
 }
 
@@ -138,6 +169,26 @@ fn lists(key: &LocalKey) -> bool {
 unsafe extern "C" fn is_own_address(slot: u32, high: u64, low: u64) -> u32 {
     let address = Address { high, low }.to_bytes();
     u32::from(lists(&LocalKey { address, slot, interface: 0 }))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn is_own_resolver(slot: u32, high: u64, low: u64, ruleset: u32) -> u32 {
+    if Ruleset::new(&KernelWords, ruleset).flags().unwrap_or(0) & FLAG_OWN_RESOLVERS == 0 {
+        return 0;
+    }
+    let address = Address { high, low }.to_bytes();
+    u32::from(lists(&LocalKey { address, slot, interface: RESOLVER_INTERFACE }))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn is_resolver(slot: u32, high: u64, low: u64, ruleset: u32) -> u32 {
+    if Ruleset::new(&KernelWords, ruleset).is_resolver(Address { high, low }) {
+        return 1;
+    }
+    // SAFETY: takes numbers.
+    unsafe { is_own_resolver(slot, high, low, ruleset) }
 }
 
 // Checked by the verifier once, by themselves: see `shared`. The result is a slot plus 1, or 0.

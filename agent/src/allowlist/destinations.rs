@@ -14,7 +14,7 @@ use super::ports::{self, Families};
 use super::scalar::{list, point_in_time, text};
 use super::source::{Located, Span};
 use super::tree::Node;
-use crate::policy::PortRange;
+use crate::policy::{PortRange, resolvable};
 
 const TARGETS: [&str; 3] = ["cidrs", "cidrsFrom", "domains"];
 const TARGETS_LATER: [&str; 2] = ["pods", "services"];
@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) at: Span,
     pub(crate) target: Target,
     pub(crate) ports: Vec<PortRange>,
+    /// Where `ports` stands; `None` where every port is open because nothing was written.
+    pub(crate) ports_at: Option<Span>,
     pub(crate) expires: Option<u64>,
     pub(crate) why: String,
 }
@@ -45,12 +47,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum Target {
     Addresses(Addresses),
-    /// Names: enforced by the agent later; here their form was checked.
-    Domains {
-        at: Span,
-        names: Vec<Located<String>>,
-        resolves_to: Option<Vec<IpNet>>,
-    },
+    Domains { names: Vec<Located<String>>, resolves_to: Option<Vec<Located<IpNet>>> },
 }
 
 /// `cidrs` or the content of `cidrsFrom`, and `except`.
@@ -100,7 +97,8 @@ fn entry(node: &Node, context: &mut Context) -> Option<Entry> {
     };
     let ports =
         ports::allowed(node.at, fields.get("ports"), fields.get("icmp"), families, &mut context.report);
-    Some(Entry { at: node.at, target: target?, ports, expires, why: why? })
+    let ports_at = fields.get("ports").map(|node| node.at);
+    Some(Entry { at: node.at, target: target?, ports, ports_at, expires, why: why? })
 }
 
 fn why(fields: &Fields<'_>, report: &mut Report) -> Option<String> {
@@ -152,7 +150,7 @@ fn target(fields: &Fields<'_>, context: &mut Context) -> Option<Target> {
     }
     misplaced(fields, first.key == "domains", &mut context.report);
     if first.key == "domains" {
-        return domains(fields, &first.value, first.key_at, &mut context.report);
+        return domains(fields, &first.value, &mut context.report);
     }
     let errors = context.report.errors();
     let cidrs = if first.key == "cidrs" {
@@ -175,14 +173,20 @@ fn misplaced(fields: &Fields<'_>, domains: bool, report: &mut Report) {
     }
 }
 
-fn domains(fields: &Fields<'_>, node: &Node, at: Span, report: &mut Report) -> Option<Target> {
+fn domains(fields: &Fields<'_>, node: &Node, report: &mut Report) -> Option<Target> {
     let names =
         filled_list(node, "domains", report, |item, report| domain::name(item, "domains", true, report))?;
     let resolves_to = fields.get("resolvesTo").and_then(|node| {
         filled_list(node, "resolvesTo", report, |item, report| cidr(item, "resolvesTo", report))
     });
-    let resolves_to = resolves_to.map(|nets| nets.into_iter().map(|net| net.value).collect());
-    Some(Target::Domains { at, names, resolves_to })
+    for net in resolves_to.iter().flatten() {
+        if let Some(what) = resolvable::never_holds(&net.value) {
+            let message =
+                format!("`resolvesTo`: {} can never match: {what}, which no answer opens", net.value);
+            report.error(net.at, message).help("remove it; an address is opened by an entry with `cidrs`");
+        }
+    }
+    Some(Target::Domains { names, resolves_to })
 }
 
 fn addresses(

@@ -57,6 +57,11 @@ fn parse(written: &str, wildcard: bool) -> Result<String, Bad> {
     Ok(name.to_owned())
 }
 
+/// The form in which a name is compared; `None` where it is none that an allowlist can hold.
+pub(crate) fn canonical(written: &str) -> Option<String> {
+    parse(written, false).ok()
+}
+
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::diagnostic::Report;
-use super::dns::{self, values};
+use super::dns::{self, Dns, values};
 use super::fields::{Fields, filled_list, unique_list};
 use super::network::cidr;
 use super::scalar::{boolean, decimal, duration, number, one_of, raw_text, shorten, text};
@@ -45,6 +45,7 @@ pub(crate) struct EgressPolicy {
     pub(crate) loopback: Loopback,
     pub(crate) raw: BTreeSet<u8>,
     pub(crate) quarantine: Option<Quarantine>,
+    pub(crate) dns: Option<Dns>,
     pub(crate) later: Vec<Later>,
     pub(crate) settings: Settings,
 }
@@ -77,7 +78,7 @@ impl Later {
     }
 
     /// Something that a later version enforces.
-    pub(crate) const fn by_nobody(at: Span, what: String) -> Self {
+    const fn by_nobody(at: Span, what: String) -> Self {
         Self { at, what, agent: false }
     }
 }
@@ -107,6 +108,7 @@ pub(crate) fn read(
         .unwrap_or_default();
     let mut settings =
         Settings { raw: raw.iter().copied().map(protocol_name).collect(), ..Settings::default() };
+    let dns = fields.pair("dns").and_then(|pair| dns::read(pair, report));
     let mut later = later(&fields, &mut settings, report);
     let allow = allow.unwrap_or_default();
     let quarantine = fields
@@ -123,6 +125,7 @@ pub(crate) fn read(
         loopback: loopback.unwrap_or_default(),
         raw,
         quarantine,
+        dns,
         later,
         settings,
     })
@@ -133,7 +136,7 @@ fn names(node: &Node, key: &str, report: &mut Report) -> Option<Vec<Located<Stri
     unique_list(node, key, report, |item, report| text(item, key, report).map(|name| name.value.to_owned()))
 }
 
-/// The keys that are validated here and enforced later.
+/// The keys that `exec` does not enforce, or has no use for.
 fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> Vec<Later> {
     let mut later = Vec::new();
     let mut add = |key: &str, what: String, agent: bool| {
@@ -149,9 +152,6 @@ fn later(fields: &Fields<'_>, settings: &mut Settings, report: &mut Report) -> V
             filled_list(node, "require", report, |item, report| one_of(item, "require", &words, report));
         settings.require = required.into_iter().flatten().map(|word| word.value.to_owned()).collect();
         add("require", "require".to_owned(), true);
-    }
-    if let Some(node) = fields.get("dns") {
-        later.extend(dns::read(node, settings, report));
     }
     later
 }

@@ -10,6 +10,7 @@ use super::destinations::{Addresses, Destinations, Entry, Target};
 use super::document::{Documents, Kind};
 use super::egress_policy::EgressPolicy;
 use super::network::AddressSet;
+use super::resolution;
 use super::select::Select;
 use super::suggest::nearest;
 use crate::policy::metadata;
@@ -32,6 +33,7 @@ pub(crate) fn check(documents: &Documents, context: &mut Context) {
     if context.report.errors() == 0 {
         unused(documents, context);
         overlapping_selectors(documents, context);
+        resolution::advise(documents, &by_name, context);
         for policy in &documents.policies {
             idle_metadata(policy, &by_name, &metadata, context);
         }
@@ -61,7 +63,7 @@ fn addresses(entry: &Entry) -> Option<&Addresses> {
     }
 }
 
-/// Entries whose addresses the policy refuses by its own `deny`, or by the built-in one.
+/// Entries and resolvers whose addresses the policy refuses by its own `deny`, or by the built-in one.
 fn unreachable_entries(
     policy: &EgressPolicy,
     by_name: &HashMap<&str, &Destinations>,
@@ -71,6 +73,7 @@ fn unreachable_entries(
     let denied = AddressSet::of(policy.deny.iter().map(|net| &net.value));
     let refused =
         if policy.metadata.is_some() { denied } else { AddressSet::union([denied, metadata.clone()]) };
+    resolution::unreachable(policy, by_name, &refused, context);
     for name in &policy.allow {
         let Some(destinations) = by_name.get(name.value.as_str()) else { continue };
         for entry in &destinations.entries {
@@ -180,6 +183,7 @@ fn overlapping_selectors(documents: &Documents, context: &mut Context) {
                 context.sources.origin(earlier.name.at)
             );
             context.report.warning(select.at, message);
+            resolution::apart(policy, earlier, context);
         }
         same.entry(&select.value).or_insert(policy);
         any = any.or(Some(policy));

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-
 use super::destinations::{self, Target};
 use super::diagnostic::Diagnostic;
+use super::dns::values;
 use super::document::Documents;
 use super::egress_policy::{EgressPolicy, Later};
 use super::network::AddressSet;
 use super::select::Select;
 use super::settings::Settings;
 use super::source::Sources;
-use crate::policy::{Beyond, Deny, Origin, Policy, PortRange, Quarantine, Rule, metadata};
+use crate::policy::{Beyond, Deny, NameRule, Origin, Policy, Quarantine, Rule, metadata};
 
 /// A Destinations document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,33 +23,8 @@ pub struct Destinations {
     pub origin: Origin,
     /// Its entries by address, none of them kept in quarantine: that is a policy's to say.
     pub rules: Vec<Rule>,
-    /// The names of its entries by name, each with where its entry begins: lower case, without a closing dot.
-    pub domains: Vec<(Origin, String)>,
-    /// The same names, each with all that its entry says.
-    pub by_name: Vec<NameRule>,
-    /// Its other entries.
-    pub beyond: Vec<Beyond>,
-}
-
-/// What an entry says of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameRule {
-    /// Where the entry begins.
-    pub origin: Origin,
-    /// Name of the Destinations document.
-    pub destinations: String,
-    /// The entry's `why`.
-    pub why: String,
-    /// The name in lower case without a closing dot, or one with `*.` in front.
-    pub name: String,
-    /// Where its answers may point; `None` means global unicast.
-    pub resolves_to: Option<Vec<IpNet>>,
-    /// Allowed ports, sorted.
-    pub ports: Vec<PortRange>,
-    /// `expires` in Unix seconds.
-    pub expires: Option<u64>,
-    /// Stays open in quarantine.
-    pub keep: bool,
+    /// Its entries by name, none of them kept in quarantine.
+    pub names: Vec<NameRule>,
 }
 
 /// A set of allowlists without an error.
@@ -66,7 +40,7 @@ pub struct AllowlistSet {
 /// A policy whose Destinations are still names: many policies share a large one, and few are asked for.
 #[derive(Debug)]
 struct Draft {
-    /// All but the rules.
+    /// All but the entries of Destinations.
     policy: Policy,
     allow: Vec<String>,
     keep: Vec<String>,
@@ -113,17 +87,10 @@ impl AllowlistSet {
             let destinations = by_name.get(name.as_str()).expect("references were checked");
             let keep = draft.keep.contains(name);
             policy.rules.extend(destinations.rules.iter().map(|rule| Rule { keep, ..rule.clone() }));
-            policy.beyond_exec.extend(destinations.beyond.iter().cloned());
+            policy.names.extend(destinations.names.iter().map(|rule| NameRule { keep, ..rule.clone() }));
         }
+        policy.dns.judged |= !policy.names.is_empty();
         Some(policy)
-    }
-
-    /// What a policy says of names.
-    #[must_use]
-    pub fn names(&self, policy: &str) -> Vec<NameRule> {
-        let keep = self.draft(policy).map(|draft| draft.keep.as_slice()).unwrap_or_default();
-        let allowed = self.allowed_by(policy).flat_map(|document| &document.by_name);
-        allowed.map(|rule| NameRule { keep: keep.contains(&rule.destinations), ..rule.clone() }).collect()
     }
 
     /// The keys of a policy that [`Policy`] does not carry.
@@ -141,12 +108,6 @@ impl AllowlistSet {
         self.policies.iter().find(|draft| draft.policy.name == policy)
     }
 
-    /// The Destinations documents that a policy allows.
-    pub fn allowed_by(&self, policy: &str) -> impl Iterator<Item = &Destinations> {
-        let allow = self.draft(policy).map(|draft| draft.allow.as_slice()).unwrap_or_default();
-        self.destinations.iter().filter(|document| allow.contains(&document.name))
-    }
-
     /// Every Destinations document, in the order of reading.
     #[must_use]
     pub fn destinations(&self) -> &[Destinations] {
@@ -156,38 +117,33 @@ impl AllowlistSet {
 
 fn rules(document: destinations::Destinations, sources: &Sources) -> Destinations {
     let name = document.name.value;
-    let (mut rules, mut domains, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
-    let mut by_name = Vec::new();
+    let (mut rules, mut by_name) = (Vec::new(), Vec::new());
     for entry in document.entries {
+        let origin = sources.origin(entry.at);
         match entry.target {
             Target::Addresses(addresses) => rules.push(Rule {
-                origin: sources.origin(entry.at),
+                origin,
                 destinations: name.clone(),
                 why: entry.why,
-                cidrs: addresses.cidrs.iter().map(|cidr| cidr.value).collect(),
+                cidrs: values(addresses.cidrs),
                 except: addresses.except,
                 ports: entry.ports,
                 expires: entry.expires,
                 keep: false,
             }),
-            Target::Domains { at, names, resolves_to } => {
-                let origin = sources.origin(entry.at);
-                by_name.extend(names.iter().map(|one| NameRule {
-                    origin: origin.clone(),
-                    destinations: name.clone(),
-                    why: entry.why.clone(),
-                    name: one.value.clone(),
-                    resolves_to: resolves_to.clone(),
-                    ports: entry.ports.clone(),
-                    expires: entry.expires,
-                    keep: false,
-                }));
-                beyond.push(later(Later::by_nobody(at, "domains".to_owned()), sources));
-                domains.extend(names.into_iter().map(|name| (origin.clone(), name.value)));
-            }
+            Target::Domains { names, resolves_to } => by_name.push(NameRule {
+                origin,
+                destinations: name.clone(),
+                why: entry.why,
+                names: values(names),
+                resolves_to: resolves_to.map(values),
+                ports: entry.ports,
+                expires: entry.expires,
+                keep: false,
+            }),
         }
     }
-    Destinations { origin: sources.origin(document.at), name, rules, domains, by_name, beyond }
+    Destinations { origin: sources.origin(document.at), name, rules, names: by_name }
 }
 
 fn later(later: Later, sources: &Sources) -> Beyond {
@@ -216,15 +172,15 @@ fn draft(document: EgressPolicy, sources: &Sources) -> Draft {
         scope: rule.scope,
         release: rule.release,
     });
-    let values =
-        |names: Vec<super::source::Located<String>>| names.into_iter().map(|name| name.value).collect();
     Draft {
         policy: Policy {
             name,
             origin: sources.origin(document.at),
             mode: document.mode,
             rules: Vec::new(),
+            names: Vec::new(),
             deny,
+            dns: document.dns.map(|dns| dns.policy).unwrap_or_default(),
             loopback: document.loopback,
             raw: document.raw,
             quarantine: quarantine.into_iter().collect(),

@@ -2,17 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What `dns.types` is where it is not written.
-const TYPES_DEFAULT: [&str; 4] = ["A", "AAAA", "HTTPS", "SVCB"];
-
-/// What `dns.ttl` is where it is not written: the bounds by which a half-written one is judged.
-pub(crate) const TTL_DEFAULT: (u64, u64) = (30_000_000_000, 3_600_000_000_000);
-
 /// The keys, with every default filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `raw`: protocols by name, or by number where there is no name.
     pub raw: BTreeSet<String>,
@@ -20,37 +13,12 @@ pub struct Settings {
     pub existing: Existing,
     /// `require`.
     pub require: BTreeSet<String>,
-    /// `dns.resolvers`; `None` means those of the workload's own `resolv.conf`.
-    pub resolvers: Option<Vec<IpNet>>,
-    /// `dns.search`.
-    pub search: BTreeSet<String>,
-    /// `dns.types`.
-    pub types: BTreeSet<String>,
-    /// `dns.ttl`, `min` and `max` in nanoseconds.
-    pub ttl: (u64, u64),
     /// `quarantine.action`.
     pub action: Action,
     /// `quarantine.scope`.
     pub scope: Scope,
     /// `quarantine.release` in nanoseconds; `None` means by hand.
     pub release: Option<u64>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            raw: BTreeSet::new(),
-            existing: Existing::default(),
-            require: BTreeSet::new(),
-            resolvers: None,
-            search: BTreeSet::new(),
-            types: TYPES_DEFAULT.into_iter().map(str::to_owned).collect(),
-            ttl: TTL_DEFAULT,
-            action: Action::default(),
-            scope: Scope::default(),
-            release: None,
-        }
-    }
 }
 
 /// `existing`, the strictest first.

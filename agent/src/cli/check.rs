@@ -85,7 +85,8 @@ pub fn check(args: &CheckArgs, measure: &Measure<'_>) -> Outcome {
     Outcome { good: output.is_some(), output: output.unwrap_or_default(), errors }
 }
 
-const HEAD: [&str; 8] = ["policy", "mode", "entries", "ipv4", "ipv6", "deny", "compiled", "quarantine"];
+const HEAD: [&str; 9] =
+    ["policy", "mode", "entries", "ipv4", "ipv6", "names", "deny", "compiled", "quarantine"];
 
 /// One line for each policy, and what of it `exec` cannot enforce.
 fn summary(set: &AllowlistSet, measure: &Measure<'_>) -> Result<String, Vec<Diagnostic>> {
@@ -129,7 +130,7 @@ fn counted(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-fn row(policy: &Policy, compiled: String) -> [String; 8] {
+fn row(policy: &Policy, compiled: String) -> [String; 9] {
     let (v4, v6) = prefixes(policy);
     let mode = match policy.mode {
         Mode::Enforce => "enforce",
@@ -138,9 +139,10 @@ fn row(policy: &Policy, compiled: String) -> [String; 8] {
     [
         policy.name.clone(),
         mode.to_owned(),
-        policy.rules.len().to_string(),
+        (policy.rules.len() + policy.names.len()).to_string(),
         v4.to_string(),
         v6.to_string(),
+        policy.names.iter().map(|rule| rule.names.len()).sum::<usize>().to_string(),
         policy.deny.len().to_string(),
         compiled,
         quarantine(policy),
@@ -156,9 +158,14 @@ fn quarantine(policy: &Policy) -> String {
     if rules.is_empty() {
         return "none".to_owned();
     }
-    let mut keep: Vec<&str> =
-        policy.rules.iter().filter(|rule| rule.keep).map(|rule| rule.destinations.as_str()).collect();
-    keep.dedup();
+    let by_address = policy.rules.iter().filter(|rule| rule.keep).map(|rule| &rule.destinations);
+    let by_name = policy.names.iter().filter(|rule| rule.keep).map(|rule| &rule.destinations);
+    let mut keep: Vec<&str> = Vec::new();
+    for name in by_address.chain(by_name) {
+        if !keep.contains(&name.as_str()) {
+            keep.push(name);
+        }
+    }
     let keep = if keep.is_empty() { "nothing".to_owned() } else { keep.join(", ") };
     format!("{}, keeps {keep}", rules.join(" or "))
 }
@@ -171,7 +178,7 @@ fn seconds(nanoseconds: u64) -> String {
     }
 }
 
-fn table(rows: &[[String; 8]]) -> String {
+fn table(rows: &[[String; 9]]) -> String {
     let widths: Vec<usize> = (0..HEAD.len())
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();

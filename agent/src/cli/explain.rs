@@ -3,6 +3,7 @@
 //! The answer comes from the compiled ruleset through the `decide()` that the kernel runs; what is added here is only
 //! the way back from a rule's number to the file.
 
+mod name;
 mod target;
 
 use std::fmt;
@@ -11,19 +12,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
+use egress_warden_common::names::may_open;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6};
-use egress_warden_common::ruleset::FOREVER;
+use egress_warden_common::ruleset::{FOREVER, NO_RULE};
 use egress_warden_common::{Address, Facts, Reason, Route, Verdict, decide};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::allowlist::{self, AllowlistSet, Format, render};
+use crate::allowlist::{self, AllowlistSet, Format, render, type_name};
 use crate::kernel::clock::HostClock;
-use crate::policy::{Mode, Origin, Policy, Rule};
+use crate::policy::{Mode, NameRule, Policy, Rule};
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::{NearestMiss, nearest};
-use crate::ruleset::{CompileError, RuleInfo, compile};
+use crate::ruleset::{CompileError, compile};
 use crate::text::{complain, tell, visible_lines};
+pub use name::explain_name;
 pub use target::{Target, TargetError};
 
 /// Exit code: the policy allows it.
@@ -40,7 +43,10 @@ enforce mode. Nothing is sent, and no root is needed.
 Examples:
   egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.5:443
   egress-warden explain --allowlists allowlists/ --policy training --to '[fd00::53]:53/udp'
-  egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.1:echo-request/icmp")]
+  egress-warden explain --allowlists allowlists/ --policy training --to 10.0.0.1:echo-request/icmp
+  egress-warden explain --allowlists allowlists/ --policy training --to registry.corp.example:443
+
+A name is looked up in the policy and not resolved: what is allowed by it is open at the addresses that a resolver answers.")]
 pub struct ExplainArgs {
     /// Files with allowlists, or directories whose .yaml and .yml files are read
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -48,7 +54,7 @@ pub struct ExplainArgs {
     /// The policy that is asked
     #[arg(long, value_name = "NAME")]
     pub policy: String,
-    /// The destination: an address (IPv6 in brackets), a port, and tcp, udp or icmp; tcp where nothing is written.
+    /// The destination: a name or an address (IPv6 in brackets), a port, and tcp, udp or icmp; tcp where nothing is written.
     /// For icmp the port is a message type, as a name or a number
     #[arg(long, value_name = "HOST-OR-IP:PORT[/PROTO]")]
     pub to: String,
@@ -62,8 +68,8 @@ pub trait Allowlists {
     fn policies(&self) -> Vec<String>;
     /// The entries by address of every Destinations document, whether a policy allows it or not.
     fn destinations(&self) -> Vec<Rule>;
-    /// The entries by name of the Destinations documents that this policy allows.
-    fn domains(&self, policy: &str) -> Vec<DomainEntry>;
+    /// The entries by name of every Destinations document, whether a policy allows it or not.
+    fn names(&self) -> Vec<NameRule>;
 }
 
 impl Allowlists for AllowlistSet {
@@ -79,16 +85,8 @@ impl Allowlists for AllowlistSet {
         Self::destinations(self).iter().flat_map(|document| document.rules.clone()).collect()
     }
 
-    fn domains(&self, policy: &str) -> Vec<DomainEntry> {
-        self.allowed_by(policy)
-            .flat_map(|document| {
-                document.domains.iter().map(|(origin, pattern)| DomainEntry {
-                    origin: origin.clone(),
-                    destinations: document.name.clone(),
-                    pattern: pattern.clone(),
-                })
-            })
-            .collect()
+    fn names(&self) -> Vec<NameRule> {
+        Self::destinations(self).iter().flat_map(|document| document.names.clone()).collect()
     }
 }
 
@@ -121,34 +119,6 @@ pub fn main(args: &ExplainArgs) -> ExitCode {
     }
 }
 
-/// An entry of a Destinations document by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainEntry {
-    /// Where the entry begins.
-    pub origin: Origin,
-    /// Name of the Destinations document.
-    pub destinations: String,
-    /// A name in lower case without a closing dot, or one with `*.` in front.
-    pub pattern: String,
-}
-
-impl DomainEntry {
-    fn covers(&self, name: &str) -> bool {
-        match self.pattern.strip_prefix("*.") {
-            Some(base) => {
-                name.strip_suffix(base).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
-            }
-            None => self.pattern == name,
-        }
-    }
-}
-
-impl fmt::Display for DomainEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} ({})", self.pattern, self.origin, self.destinations)
-    }
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
@@ -168,15 +138,7 @@ pub enum ExplainError {
         /// What there is.
         known: Vec<String>,
     },
-    /// A host name was given.
-    #[error("--to {name}: names are not enforced yet; give its address instead. {}", by_name(.entry.as_ref()))]
-    Name {
-        /// The name.
-        name: String,
-        /// The entry that would cover it.
-        entry: Option<DomainEntry>,
-    },
-    /// The policy does not fit into the kernel.
+    /// The policy cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
 }
@@ -186,13 +148,6 @@ fn known_policies(known: &[String]) -> String {
         return "the allowlists have no policy at all: write a document with kind: EgressPolicy".to_owned();
     }
     format!("the allowlists have: {}", known.join(", "))
-}
-
-fn by_name(entry: Option<&DomainEntry>) -> String {
-    match entry {
-        Some(entry) => format!("(By name it would be {entry})"),
-        None => "(No `domains` entry that the policy allows covers it either)".to_owned(),
-    }
 }
 
 /// Answers, and leaves printing and exit code to the caller.
@@ -211,11 +166,7 @@ pub fn run(
     };
     match target {
         Target::Attempt(attempt) => Ok(explain(&policy, &allowlists.destinations(), attempt, clock)?),
-        Target::Name(name) => {
-            let entries = allowlists.domains(&args.policy).into_iter().filter(|entry| entry.covers(&name));
-            let entry = entries.max_by_key(|entry| (entry.pattern == name, entry.pattern.len()));
-            Err(ExplainError::Name { name, entry })
-        }
+        Target::Name(attempt) => Ok(explain_name(&policy, &allowlists.names(), &attempt, clock)?),
     }
 }
 
@@ -223,11 +174,11 @@ pub fn run(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// What was asked.
-    pub attempt: Attempt,
+    pub asked: String,
     /// The verdict. On loopback: that in the host's network namespace, where `exec` runs and which is the stricter one.
     pub verdict: Verdict,
-    /// The rule that the verdict names.
-    pub rule: Option<RuleInfo>,
+    /// What allows or denies it.
+    pub by: Option<String>,
     /// What follows the first line.
     pub notes: Vec<String>,
 }
@@ -242,12 +193,12 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { attempt, verdict, rule, notes } = self;
-        match (verdict.reason, rule) {
-            (Reason::Allowed, Some(rule)) => write!(f, "allowed  {attempt}  by {rule}")?,
-            (reason, _) if reason.allows() => write!(f, "allowed  {attempt}  {}", told(reason))?,
-            (Reason::Denied, Some(rule)) => write!(f, "refused  {attempt}  denied: by {rule}")?,
-            (reason, _) => write!(f, "refused  {attempt}  {}", told(reason))?,
+        let Self { asked, verdict, by, notes } = self;
+        match (verdict.reason, by) {
+            (Reason::Allowed, Some(by)) => write!(f, "allowed  {asked}  by {by}")?,
+            (reason, _) if reason.allows() => write!(f, "allowed  {asked}  {}", told(reason))?,
+            (Reason::Denied, Some(by)) => write!(f, "refused  {asked}  denied: by {by}")?,
+            (reason, _) => write!(f, "refused  {asked}  {}", told(reason))?,
         }
         notes.iter().try_for_each(|note| write!(f, "\n         {note}"))
     }
@@ -264,7 +215,7 @@ fn told(reason: Reason) -> String {
 /// Asks the policy. `destinations` are the entries of every Destinations document that was read.
 ///
 /// # Errors
-/// When the policy is too large for the kernel.
+/// When the policy cannot be compiled.
 pub fn explain(
     policy: &Policy,
     destinations: &[Rule],
@@ -290,11 +241,18 @@ pub fn explain(
             reply: false,
             to_node: false,
             quarantined: false,
+            own_resolver: false,
         };
         decide(&compiled.ruleset(), clock, &facts)
     };
     let verdict = judge(true);
-    let rule = compiled.rule(verdict.rule).cloned();
+    let by = match (verdict.reason, compiled.rule(verdict.rule)) {
+        (_, Some(rule)) => Some(rule.to_string()),
+        (Reason::Allowed, None) => {
+            Some(format!("`dns.resolvers` of policy {} at {}", policy.name, policy.origin))
+        }
+        _ => None,
+    };
     notes.extend(deadline(policy, &verdict, clock));
     if !verdict.reason.allows() && judge(false).reason.allows() {
         notes.push(
@@ -302,17 +260,41 @@ pub fn explain(
         );
     }
     notes.extend(raw_socket(policy, &attempt, &verdict));
+    notes.extend(dns(policy, &verdict));
     if !verdict.reason.allows() {
         let misses = nearest(policy, destinations, &attempt, verdict.reason);
         notes.extend(misses.iter().map(|miss: &NearestMiss<'_>| format!("nearest: {miss}")));
-        if policy.mode == Mode::Audit {
-            notes.push(format!(
-                "policy {} is in audit mode: it would be let through and counted as a violation",
-                policy.name
-            ));
-        }
+        notes.extend(audit(policy));
     }
-    Ok(Explanation { attempt, verdict, rule, notes })
+    Ok(Explanation { asked: attempt.to_string(), verdict, by, notes })
+}
+
+fn audit(policy: &Policy) -> Option<String> {
+    (policy.mode == Mode::Audit).then(|| {
+        format!("policy {} is in audit mode: it would be let through and counted as a violation", policy.name)
+    })
+}
+
+/// What the address alone does not decide.
+fn dns(policy: &Policy, verdict: &Verdict) -> Option<String> {
+    match verdict.reason {
+        Reason::Allowed if verdict.rule == NO_RULE => {
+            let types: Vec<String> = policy.dns.types.iter().copied().map(type_name).collect();
+            Some(format!("for queries of type {}, for names that the policy allows", types.join(", ")))
+        }
+        Reason::DnsServer => Some(match &policy.dns.resolvers {
+            Some(cidrs) => {
+                let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+                format!("the resolvers of policy {} are {}", policy.name, cidrs.join(", "))
+            }
+            None => "a workload may ask the resolvers of its own resolv.conf, if they are private: which, is not known here"
+                .to_owned(),
+        }),
+        reason if may_open(reason) && !policy.names.is_empty() => {
+            Some("what is allowed by name is open at the addresses that are answered for it: ask with the name".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Most of what sends ICMP does it by a raw socket where it runs as root, and that is another question.
@@ -335,9 +317,9 @@ fn deadline(policy: &Policy, verdict: &Verdict, clock: &impl Clock) -> Option<St
             Some(format!("until {}", point_in_time(verdict.until)))
         }
         Reason::Expired => {
-            let rule = policy.rules.get(verdict.rule as usize)?;
-            let until = point_in_time(rule.expires?);
-            let entry = format!("{} ({})", rule.origin, rule.destinations);
+            let (origin, destinations, expires) = policy.entry(verdict.rule)?;
+            let until = point_in_time(expires?);
+            let entry = format!("{origin} ({destinations})");
             Some(match clock.unix_seconds() {
                 now if now != UNSYNCHRONISED => format!("{entry} expired at {until}"),
                 _ => format!(

@@ -11,6 +11,7 @@ pub mod run;
 pub mod selftest;
 mod socket;
 pub mod status;
+pub mod suggest;
 mod table;
 pub mod watch;
 
@@ -48,6 +49,8 @@ enum Command {
     Selftest(selftest::SelftestArgs),
     /// Show what the running agent enforces
     Status(status::StatusArgs),
+    /// Draft an allowlist: of a package index, or from what was tried
+    Suggest(suggest::SuggestArgs),
     /// Show violations as they happen
     Watch(watch::WatchArgs),
 }
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args, crate::daemon::run),
         Command::Selftest(args) => selftest::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Suggest(args) => suggest::main(&args),
         Command::Watch(args) => watch::main(&args),
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::socket::{SocketArg, finish, json};
 use super::table::{ago, table};
 use crate::control::protocol::{
-    Allowlists, Answer, Held, Interface, OtherProgram, Policy, Request, Status, Workload,
+    Allowlists, Answer, Grant, Held, Interface, OtherProgram, Policy, Request, Status, Workload,
 };
 use crate::text::{visible, visible_lines};
 
@@ -61,6 +61,9 @@ fn text(status: &Status) -> String {
     for workload in &status.workloads {
         in_reach(&mut out, workload);
     }
+    for workload in &status.workloads {
+        open_for_names(&mut out, workload);
+    }
     for other in &status.others {
         line(&mut out, "also there", &also(other));
     }
@@ -104,6 +107,22 @@ fn in_reach(out: &mut String, workload: &Workload) {
         let devices = if rdma.devices.is_empty() { "none known".to_owned() } else { rdma.devices.join(", ") };
         let files = rdma.files.join(", ");
         line(out, "in reach", &format!("{name}: {files}; RDMA devices ({}): {devices}", rdma.sharing));
+    }
+}
+
+/// Addresses of each workload that are written out; the rest are counted.
+const GRANTS_SHOWN: usize = 3;
+
+/// The addresses that are open because a name resolved to them.
+fn open_for_names(out: &mut String, workload: &Workload) {
+    let Workload { workload: name, grants, .. } = workload;
+    for Grant { address, name: resolved, since, .. } in grants.iter().take(GRANTS_SHOWN) {
+        let resolved = resolved.as_deref().unwrap_or("a name that is not known any more");
+        line(out, "open", &format!("{name}: {address} for {resolved}, since {}", ago(since)));
+    }
+    if grants.len() > GRANTS_SHOWN {
+        let more = grants.len() - GRANTS_SHOWN;
+        line(out, "open", &format!("{name}: {more} more for names; --json has all of them"));
     }
 }
 

@@ -10,12 +10,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{
-    Allowlists, Capabilities, Held, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined,
+    Allowlists, Capabilities, Grant, Held, Interface, OtherProgram, Pod, Policy, Quarantine, Quarantined,
     Quarantines, Rdma, SCHEMA, Selftest, Status, Workload,
 };
 use crate::enforce::Snapshot;
 use crate::enforce::snapshot::{
-    InterfaceStatus, PolicyStatus, QuarantineStatus, RulesFrom, Tier, WorkloadStatus,
+    GrantStatus, InterfaceStatus, PolicyStatus, QuarantineStatus, RulesFrom, Tier, WorkloadStatus,
 };
 use crate::kernel;
 use crate::policy::Mode;
@@ -100,6 +100,16 @@ fn workload(workload: &WorkloadStatus) -> Workload {
         violations: violations_by_reason.values().flat_map(BTreeMap::values).sum(),
         violations_by_reason,
         quarantine: workload.quarantine.as_ref().map(quarantine),
+        grants: workload.grants.iter().map(grant).collect(),
+    }
+}
+
+fn grant(grant: &GrantStatus) -> Grant {
+    Grant {
+        address: grant.address,
+        name: grant.name.clone(),
+        since: rfc3339(grant.since),
+        until: rfc3339(grant.until),
     }
 }
 

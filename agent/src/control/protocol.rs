@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use super::status::{
-    Allowlists, Capabilities, Held, Interface, OtherProgram, Pod, Policy, Rdma, Selftest, Status, Workload,
+    Allowlists, Capabilities, Grant, Held, Interface, OtherProgram, Pod, Policy, Rdma, Selftest, Status,
+    Workload,
 };
 
 use crate::allowlist;

@@ -1,6 +1,7 @@
 //! The object of `status --json`, as it goes over the socket.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,22 @@ pub struct Workload {
     pub violations_by_reason: BTreeMap<String, BTreeMap<String, u64>>,
     /// Its quarantine.
     pub quarantine: Option<Quarantine>,
+    /// The addresses that are open for names, by name; none where the agent is of a version that knows no names.
+    #[serde(default)]
+    pub grants: Vec<Grant>,
+}
+
+/// An address that is open because a name resolved to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The address.
+    pub address: IpAddr,
+    /// The name; `None` where it is not known any more.
+    pub name: Option<String>,
+    /// When it was opened.
+    pub since: String,
+    /// Until when it is open.
+    pub until: String,
 }
 
 /// An interface of a workload.

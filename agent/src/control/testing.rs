@@ -22,6 +22,7 @@ pub(super) fn workload(path: &str) -> WorkloadStatus {
         enforced_since: None,
         failure: None,
         quarantine: None,
+        grants: Vec::new(),
         state: Box::new(State::EMPTY),
     }
 }

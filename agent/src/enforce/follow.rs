@@ -100,7 +100,8 @@ impl Reconciler {
     fn judge(&self, member: &Member) -> Judge {
         let cgroup = member.workload.cgroup;
         let words = self.node.words_of(cgroup).unwrap_or_default();
-        let refused = refused_in_quarantine(words, HostClock, is_in_host(member));
+        let grants = self.node.remembered_grants(cgroup).unwrap_or_default();
+        let refused = refused_in_quarantine(words, HostClock, is_in_host(member), grants);
         Box::new(refused_behind_services(refused, self.node.backends_of(cgroup).unwrap_or_default()))
     }
 

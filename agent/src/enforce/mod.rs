@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+pub mod dns;
 mod existing;
 mod follow;
+mod grants;
 mod handle;
 mod member;
 mod network;

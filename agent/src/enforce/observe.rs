@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use egress_warden_common::Reason;
-use egress_warden_common::state::{Record, State};
+use egress_warden_common::state::{NamedRecord, State};
 
 use super::member::Member;
 use super::reconciler::Reconciler;
@@ -28,6 +28,12 @@ impl Reconciler {
         let mut workloads: Vec<WorkloadStatus> =
             live.iter().map(|(member, state)| self.status(member, state)).collect();
         workloads.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut grants = self.grants();
+        for workload in &mut workloads {
+            workload.grants = grants.remove(&workload.cgroup).unwrap_or_default();
+        }
+        let mut dns = self.totals.dns.clone();
+        live.iter().for_each(|(_, state)| dns.add(state));
         let lost: u64 = live.iter().map(|(_, state)| state.records_lost).sum();
         Snapshot {
             node_violations: self.node_violations(&live),
@@ -43,6 +49,7 @@ impl Reconciler {
             maps: self.maps(),
             others: self.others.found.clone(),
             records_lost: self.totals.records_lost + lost,
+            dns,
             ready: self.ready(),
             selftest: self.selftest.clone(),
         }
@@ -72,6 +79,7 @@ impl Reconciler {
             enforced_since: member.enforced_since.filter(|_| unmet.is_none()),
             failure: member.failure.as_ref().map(|(reason, _)| reason.clone()).or(unmet),
             quarantine: self.quarantines.status(cgroup),
+            grants: Vec::new(),
             state,
         }
     }
@@ -167,16 +175,17 @@ impl Reconciler {
 
     /// Records that arrived, in words; and which workloads crossed their threshold.
     pub fn records(&mut self, clock_offset: i64) -> (Vec<Event>, Vec<u64>) {
-        let mut records: Vec<(u64, Record)> = Vec::new();
+        let mut records: Vec<(u64, NamedRecord)> = Vec::new();
         self.node.drain_records(|cgroup, record| records.extend(cgroup.map(|cgroup| (cgroup, *record))));
-        let crossed = records.iter().filter(|(_, record)| record.crossed != 0).map(|(cgroup, _)| *cgroup);
+        let crossed =
+            records.iter().filter(|(_, record)| record.record.crossed != 0).map(|(cgroup, _)| *cgroup);
         let crossed = crossed.collect();
         let events = records.iter().filter_map(|(cgroup, record)| {
             let member = self.members.get(cgroup)?;
             let generation = self.node.generation(*cgroup).unwrap_or(0);
             let workload = member.workload.label();
             let origin = Origin { workload: &workload, clock_offset };
-            Some(Event::new(record, &origin, |_| member.rule(record, generation)))
+            Some(Event::new(record, &origin, |_| member.rule(&record.record, generation)))
         });
         (events.collect(), crossed)
     }

@@ -62,6 +62,8 @@ pub struct Reconciler {
     pub(super) reach: Looks,
     /// A ruleset that the kernel did not take when the policies changed.
     pub(super) behind: Option<String>,
+    /// When addresses that names opened were swept last.
+    pub(super) swept: Option<Instant>,
     /// Which cgroups cannot be looked at, and why.
     pub(super) unseen: Option<String>,
     pub(super) saved: Saved,
@@ -105,6 +107,7 @@ impl Reconciler {
             behind: None,
             others: Others::new(load_balancer),
             reach: Looks::new(looks),
+            swept: None,
             unseen: None,
             saved,
             selftest: LastSelftest::default(),
@@ -325,8 +328,7 @@ impl Reconciler {
         self.quarantines.let_go(cgroup, "no policy selects it any more");
         info!(workload = %member.workload.label(), "let go");
         if let Ok(state) = state {
-            self.totals.add(&member.under, &state, &member.baseline);
-            self.totals.records_lost += state.records_lost;
+            self.totals.add_gone(&member.under, &state, &member.baseline);
             if state.violations > 0 {
                 // A sum that is not saved would be lost with the agent.
                 self.save();
@@ -357,6 +359,7 @@ impl Reconciler {
         self.finish();
         self.finish_older();
         self.release_due();
+        self.sweep_grants();
         self.saved.flush(&self.members, &self.totals);
     }
 
@@ -385,8 +388,7 @@ impl Reconciler {
             self.node.release(cgroup).map_err(|refused| Refusal(refused.to_string()))?;
             if let Ok(state) = state {
                 // Its counters end with its enforcement; what the node counted stays.
-                self.totals.add(&member.under, &state, &member.baseline);
-                self.totals.records_lost += state.records_lost;
+                self.totals.add_gone(&member.under, &state, &member.baseline);
             }
             self.quarantines.let_go(cgroup, "enforcement was taken out of the kernel");
             member.enforced_since = None;

@@ -1,10 +1,12 @@
 //! What the agent knows at one moment, for metrics and for people.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use egress_warden_common::state::State;
 
+use super::dns::DnsTotals;
 use super::totals::Older;
 use crate::allowlist::Action;
 use crate::kernel::OtherProgram;
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub others: Vec<OtherProgram>,
     /// Records that were not written, or not read in time.
     pub records_lost: u64,
+    /// Queries and answers, workloads that are gone included.
+    pub dns: DnsTotals,
     /// Is every selected workload enforced by a policy that the agent has read? Else why not.
     pub ready: Result<(), String>,
     /// What the self-test found.
@@ -79,8 +83,23 @@ pub struct WorkloadStatus {
     pub failure: Option<String>,
     /// Its quarantine, if it is in one.
     pub quarantine: Option<QuarantineStatus>,
+    /// The addresses that are open for names, by name.
+    pub grants: Vec<GrantStatus>,
     /// What the kernel counts of it.
     pub state: Box<State>,
+}
+
+/// An address that is open because a name resolved to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The name, where it is still known.
+    pub name: Option<String>,
+    /// When it was opened.
+    pub since: SystemTime,
+    /// Until when it is open.
+    pub until: SystemTime,
 }
 
 /// How well a workload is protected.

@@ -8,6 +8,7 @@ use egress_warden_common::reason::{Protocol, REASON_SLOTS};
 use egress_warden_common::state::State;
 use serde::{Deserialize, Serialize};
 
+use super::dns::DnsTotals;
 use super::snapshot::{NodeViolations, QuarantineTotal};
 use crate::allowlist::Action;
 use crate::policy::Mode;
@@ -47,6 +48,9 @@ pub struct Totals {
     pub would_quarantine: BTreeMap<String, u64>,
     /// Records that the kernel did not write for workloads that are gone.
     pub records_lost: u64,
+    /// Queries and answers of workloads that are gone.
+    #[serde(default)]
+    pub dns: DnsTotals,
     /// Connections older than the attach.
     #[serde(default)]
     pub older: Older,
@@ -78,6 +82,13 @@ impl Totals {
                 *sums.entry(reason.name().to_owned()).or_default() += count;
             }
         }
+    }
+
+    /// Adds all that a workload did whose enforcement ends.
+    pub fn add_gone(&mut self, under: &Under, state: &State, baseline: &Counts) {
+        self.add(under, state, baseline);
+        self.records_lost += state.records_lost;
+        self.dns.add(state);
     }
 
     /// Counts a quarantine.

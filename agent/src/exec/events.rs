@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use egress_warden_common::state::Record;
+use egress_warden_common::state::NamedRecord;
 use nix::fcntl::OFlag;
 use nix::libc;
 
@@ -15,7 +15,7 @@ use crate::ruleset::Compiled;
 /// Writes a record as a line of JSON.
 pub fn write_line(
     out: &mut impl Write,
-    record: &Record,
+    record: &NamedRecord,
     origin: &Origin<'_>,
     compiled: &Compiled,
 ) -> io::Result<()> {

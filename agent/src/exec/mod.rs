@@ -16,6 +16,7 @@ pub mod jail;
 mod janitor;
 mod message;
 mod mounts;
+pub mod names;
 pub(crate) mod remove;
 pub mod run;
 mod seccomp;

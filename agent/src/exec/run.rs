@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use egress_warden_common::state::Record;
+use egress_warden_common::state::NamedRecord;
 
 use super::cgroup::CgroupError;
 use super::events::{self, write_line};
@@ -18,7 +18,7 @@ use super::{CapabilitySet, Cgroup, ExtraPoll, Jail};
 use crate::allowlist::{self, AllowlistSet, Diagnostic};
 use crate::kernel::clock::{ClockWatch, boot_ns, wall_clock};
 use crate::kernel::{Ancestor, Enforcer, KernelError, OwnNamespace, Preparation, Probe, Sizes};
-use crate::policy::{Beyond, Mode, Policy, Rule};
+use crate::policy::{Beyond, Mode, NameRule, Policy, Rule};
 use crate::records::Origin;
 use crate::ruleset::{CompileError, Compiled, compile};
 use crate::text::{complain, tell, visible};
@@ -131,7 +131,11 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
 
     let cgroup = Cgroup::create()?;
     let mut enforcer = enforce(preparation, &cgroup, &compiled, &namespace, options.kernel_log)?;
-    let clock = if has_deadline(&policy) { Some(watch_clock(&mut enforcer)?) } else { None };
+    let clock = if policy.has_deadline() || compiled.judges_names() {
+        Some(watch_clock(&mut enforcer, policy.has_deadline())?)
+    } else {
+        None
+    };
     let workload = cgroup.name();
     let origin = Origin { workload: &workload, clock_offset: wall_clock()?.offset };
     let mut session = Session {
@@ -153,10 +157,12 @@ pub fn run(options: &Options) -> Result<i32, ExecError> {
     let Session { enforcer, events, culprits, failure, .. } = session;
     let written = close_events(events, failure);
     let destinations: Vec<Rule> = set.destinations().iter().flat_map(|one| one.rules.clone()).collect();
+    let named: Vec<NameRule> = set.destinations().iter().flat_map(|one| one.names.clone()).collect();
     let summary = Summary {
         policy: &policy,
         compiled: &compiled,
         destinations: &destinations,
+        named: &named,
         state: &enforcer.state(SLOT)?,
         refused: enforcer.refused()?,
         culprits: &culprits,
@@ -203,7 +209,7 @@ fn enforce(
         wanted: compiled.words.len(),
         capacity: u32::MAX as usize,
     })?;
-    let sizes = Sizes { words, workloads: 1, refused_destinations: 1024 };
+    let sizes = Sizes { words, workloads: 1, refused_destinations: 1024, names: compiled.judges_names() };
     let mut enforcer = Enforcer::load(preparation, sizes, kernel_log)?;
     enforcer.write_words(0, &compiled.words)?;
     enforcer.bind(SLOT, cgroup.id(), 0, GENERATION, namespace)?;
@@ -211,14 +217,10 @@ fn enforce(
     Ok(enforcer)
 }
 
-fn has_deadline(policy: &Policy) -> bool {
-    policy.rules.iter().any(|rule| rule.expires.is_some())
-}
-
-fn watch_clock(enforcer: &mut Enforcer) -> Result<ClockWatch, KernelError> {
+fn watch_clock(enforcer: &mut Enforcer, has_deadline: bool) -> Result<ClockWatch, KernelError> {
     let watch = ClockWatch::new()?;
     let clock = wall_clock()?;
-    if clock.synchronised == 0 {
+    if has_deadline && clock.synchronised == 0 {
         complain("the clock is not synchronised: entries with `expires` stay closed until it is");
     }
     enforcer.set_clock(clock)?;
@@ -236,6 +238,7 @@ struct Session<'a> {
     compiled: &'a Compiled,
     events: Option<BufWriter<File>>,
     origin: Origin<'a>,
+    /// Tells of the wall clock's jumps, and when it is time to sweep what names opened.
     clock: Option<ClockWatch>,
     culprits: Culprits,
     /// The first failure to write a record; told at the end, because the command runs on under enforcement.
@@ -251,7 +254,7 @@ impl ExtraPoll for Session<'_> {
 
     fn ready(&mut self) {
         let Self { enforcer, compiled, events, origin, culprits, failure, .. } = self;
-        enforcer.drain_records(|record: &Record| {
+        enforcer.drain_records(|record: &NamedRecord| {
             culprits.add(record);
             if let Some(events) = events
                 && let Err(error) = write_line(events, record, origin, compiled)
@@ -264,6 +267,10 @@ impl ExtraPoll for Session<'_> {
             // A clock that cannot be read keeps the deadlines that were told last.
             if let Ok(clock) = wall_clock() {
                 let _ = self.enforcer.set_clock(clock);
+            }
+            // What cannot be removed now can be the next time; until then it only takes room.
+            if let Some(now) = boot_ns().ok().filter(|_| self.compiled.judges_names()) {
+                let _ = self.enforcer.sweep_grants(SLOT, now);
             }
         }
     }

@@ -7,25 +7,27 @@ use std::time::Duration;
 
 use egress_warden_common::reason::Protocol;
 use egress_warden_common::socket::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
-use egress_warden_common::state::{Process, Record, RefusedKey, State};
+use egress_warden_common::state::{NamedRecord, Process, RefusedKey, State};
 use egress_warden_common::{Address, Reason};
 
-use crate::policy::{Mode, Policy, Rule};
+use super::names::RefusedNames;
+use crate::policy::{Mode, NameRule, Policy, Rule};
 use crate::records::{known, name_of};
 use crate::ruleset::Compiled;
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::nearest;
-use crate::ruleset::suggest::suggest_entries;
+use crate::ruleset::suggest::{suggest_entries, suggest_names};
 use crate::text::visible;
 
 /// Destinations that are listed; the rest are counted.
-const LISTED: usize = 12;
+pub(super) const LISTED: usize = 12;
 
 /// Who tried to reach what, gathered from the records as they come in.
 #[derive(Debug, Default)]
 pub struct Culprits {
     by_destination: BTreeMap<Target, BTreeMap<String, u32>>,
     crossed: Option<(Process, Target)>,
+    names: RefusedNames,
 }
 
 /// A refused destination with its reason.
@@ -39,7 +41,9 @@ struct Target {
 
 impl Culprits {
     /// Takes one record.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &NamedRecord) {
+        self.names.add(record);
+        let record = &record.record;
         let target = Target {
             destination: record.destination,
             protocol: record.protocol,
@@ -77,6 +81,8 @@ pub struct Summary<'a> {
     pub compiled: &'a Compiled,
     /// The entries of all Destinations, for what came nearest.
     pub destinations: &'a [Rule],
+    /// Those by name.
+    pub named: &'a [NameRule],
     /// The kernel's counters.
     pub state: &'a State,
     /// The kernel's table of refused destinations.
@@ -111,6 +117,7 @@ impl Summary<'_> {
         writeln!(out, "egress-warden: policy {} ({mode}), {seconds:.2} s", visible(&self.policy.name))?;
         self.write_allowed(out)?;
         self.write_refused(out)?;
+        self.culprits.names.write(out, self.policy, self.named)?;
         self.write_quarantine(out)?;
         self.write_losses(out)?;
         self.write_suggestion(out)
@@ -248,10 +255,11 @@ impl Summary<'_> {
             .filter_map(|(key, _)| attempt(key))
             .collect();
         let suggestion = suggest_entries(&attempts);
-        if !suggestion.yaml.is_empty() {
+        let yaml = suggestion.yaml + &suggest_names(self.culprits.names.to_allow());
+        if !yaml.is_empty() {
             let what = if suggestion.left_out.is_empty() { "all of that" } else { "most of that" };
             writeln!(out, "  to allow {what}, add to `spec.to` of a Destinations that the policy allows:")?;
-            for line in suggestion.yaml.lines() {
+            for line in yaml.lines() {
                 writeln!(out, "    {line}")?;
             }
         }

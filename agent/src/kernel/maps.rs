@@ -4,10 +4,11 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData};
 use egress_warden_common::Address;
 use egress_warden_common::backend::Backends;
+use egress_warden_common::grant::{Grant, GrantKey, GrantedName, NameKey, Pendings};
 use egress_warden_common::limits::MAX_LOCALS;
 use egress_warden_common::state::{
-    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, Kept, KeptKey, LocalKey, Record,
-    RefusedKey, State, WallClock,
+    BINDING_ACTIVE, BINDING_HOST_NAMESPACE, Binding, CgroupEvent, Interface, Kept, KeptKey, LocalKey,
+    RESOLVER_INTERFACE, Record, RefusedKey, State, UPLINK_BARE, WallClock,
 };
 
 use super::memory::{Bindings, Memory, Words};
@@ -25,7 +26,23 @@ macro_rules! wire {
         unsafe impl Pod for Wire<$type> {}
     )+ };
 }
-wire!(State, Interface, Backends, LocalKey, KeptKey, Kept, RefusedKey, WallClock, Record, CgroupEvent);
+wire!(
+    State,
+    Interface,
+    Backends,
+    Pendings,
+    GrantKey,
+    Grant,
+    NameKey,
+    GrantedName,
+    LocalKey,
+    KeptKey,
+    Kept,
+    RefusedKey,
+    WallClock,
+    Record,
+    CgroupEvent
+);
 
 /// Every map but the ring buffers.
 pub(super) struct Maps {
@@ -37,6 +54,9 @@ pub(super) struct Maps {
     pub(super) interfaces: HashMap<MapData, u32, Wire<Interface>>,
     pub(super) backends: HashMap<MapData, u32, Wire<Backends>>,
     pub(super) kept: HashMap<MapData, Wire<KeptKey>, Wire<Kept>>,
+    pub(super) pendings: HashMap<MapData, u32, Wire<Pendings>>,
+    pub(super) grants: HashMap<MapData, Wire<GrantKey>, Wire<Grant>>,
+    pub(super) granted_names: HashMap<MapData, Wire<NameKey>, Wire<GrantedName>>,
     pub(super) refused: HashMap<MapData, Wire<RefusedKey>, u64>,
     clock: Array<MapData, Wire<WallClock>>,
 }
@@ -52,6 +72,11 @@ impl Maps {
             interfaces: take(ebpf, "INTERFACES")?.try_into().map_err(KernelError::map("INTERFACES"))?,
             backends: take(ebpf, "BACKENDS")?.try_into().map_err(KernelError::map("BACKENDS"))?,
             kept: take(ebpf, "KEPT")?.try_into().map_err(KernelError::map("KEPT"))?,
+            pendings: take(ebpf, "PENDINGS")?.try_into().map_err(KernelError::map("PENDINGS"))?,
+            grants: take(ebpf, "GRANTS")?.try_into().map_err(KernelError::map("GRANTS"))?,
+            granted_names: take(ebpf, "GRANTED_NAMES")?
+                .try_into()
+                .map_err(KernelError::map("GRANTED_NAMES"))?,
             refused: take(ebpf, "REFUSED")?.try_into().map_err(KernelError::map("REFUSED"))?,
             clock: take(ebpf, "CLOCK")?.try_into().map_err(KernelError::map("CLOCK"))?,
         })
@@ -75,8 +100,13 @@ pub(super) fn local_keys(slot: u32, namespace: &OwnNamespace) -> Result<Vec<Loca
     });
     let uplinks =
         namespace.uplinks.iter().map(|interface| LocalKey { address: [0; 16], slot, interface: *interface });
+    let resolvers = namespace.resolvers.iter().map(|address| LocalKey {
+        address: Address::from(*address).to_bytes(),
+        slot,
+        interface: RESOLVER_INTERFACE,
+    });
     let shown = if namespace.is_host { capacity } else { MAX_LOCALS_OF_ONE };
-    Ok(uplinks.chain(addresses).take(shown).collect())
+    Ok(resolvers.chain(uplinks).chain(addresses).take(shown).collect())
 }
 
 /// How much of a namespace of its own is shown to the programs. Root inside can make as many addresses and interfaces as he
@@ -104,10 +134,18 @@ impl Enforcer {
         namespace: &OwnNamespace,
     ) -> Result<(), KernelError> {
         for key in local_keys(slot, namespace)? {
-            self.maps.list_local(key)?;
+            self.maps.list_local(key, UPLINK_BARE)?;
         }
+        self.maps.add_pendings(slot, 0)?;
         let flags = binding_flags(namespace.is_host);
-        let binding = Binding { ruleset, generation, netns_cookie: namespace.cookie, flags, serial: 0 };
+        let binding = Binding {
+            ruleset,
+            generation,
+            netns_cookie: namespace.cookie,
+            flags,
+            serial: 0,
+            grants_ended: 0,
+        };
         self.maps.bindings.set(slot, binding)?;
         self.maps.list_workload(cgroup_id, slot)
     }

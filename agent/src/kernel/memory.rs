@@ -117,9 +117,10 @@ impl Bindings {
 
     pub(super) fn get(&self, slot: u32) -> Result<Binding, KernelError> {
         let words = self.words(slot)?;
-        let [swapped, cookie, last] = [0, 1, 2].map(|index: usize| words[index].load(Ordering::Acquire));
+        let [swapped, cookie, last, grants_ended] =
+            [0, 1, 2, 3].map(|index: usize| words[index].load(Ordering::Acquire));
         let ((ruleset, generation), (flags, serial)) = (halves(swapped), halves(last));
-        Ok(Binding { ruleset, generation, netns_cookie: cookie, flags, serial })
+        Ok(Binding { ruleset, generation, netns_cookie: cookie, flags, serial, grants_ended })
     }
 
     /// Writes a whole binding, its flags last.
@@ -127,7 +128,14 @@ impl Bindings {
         let words = self.words(slot)?;
         words[0].store(Binding::word(binding.ruleset, binding.generation), Ordering::Release);
         words[1].store(binding.netns_cookie, Ordering::Release);
+        words[3].store(binding.grants_ended, Ordering::Release);
         words[2].store(Binding::word(binding.flags, binding.serial), Ordering::Release);
+        Ok(())
+    }
+
+    /// Tells that so many of the grants that were written are gone. Never fewer than before: that room was given back.
+    pub(super) fn end_grants(&mut self, slot: u32, ended: u64) -> Result<(), KernelError> {
+        self.words(slot)?[3].fetch_max(ended, Ordering::AcqRel);
         Ok(())
     }
 

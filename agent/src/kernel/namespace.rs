@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 
 use super::interface::{self, NetworkInterface};
-use super::{KernelError, Probe};
+use super::{KernelError, Probe, resolvers};
 
 /// Linux's `SO_NETNS_COOKIE`; the libc crate does not name it on every target.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -36,6 +36,8 @@ pub struct OwnNamespace {
     pub interfaces: Vec<NetworkInterface>,
     /// The agent's own namespace's number for it; -1 where it has none.
     pub number: i32,
+    /// The private resolvers that `resolv.conf` names there.
+    pub resolvers: Vec<IpAddr>,
 }
 
 impl OwnNamespace {
@@ -43,7 +45,8 @@ impl OwnNamespace {
     /// gave it: one that was made inside, in a user namespace of its own, would open loopback to its maker.
     pub fn of_process(pid: u32) -> Result<Option<Self>, KernelError> {
         let path = format!("/proc/{pid}/ns/net");
-        Self::of_file(File::open(&path).map_err(failed("a process's network namespace"))?)
+        let found = Self::of_file(File::open(&path).map_err(failed("a process's network namespace"))?)?;
+        Ok(found.map(|found| Self { resolvers: resolvers::of_process(pid), ..found }))
     }
 
     /// The same of one that is open.
@@ -101,6 +104,7 @@ impl OwnNamespace {
             uplinks,
             interfaces: Vec::new(),
             number: -1,
+            resolvers: resolvers::of_caller(),
         })
     }
 }

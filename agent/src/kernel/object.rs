@@ -9,12 +9,13 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use aya_log::EbpfLogger;
-use egress_warden_common::state::Record;
+use egress_warden_common::limits::NAME_ROOM;
+use egress_warden_common::state::{NamedRecord, Record};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
 use super::attach::{HOOKS, Hook, INTERFACE_HOOKS, LAST_HOOKS, attach};
-use super::maps::{Maps, Wire};
+use super::maps::Maps;
 use super::{KernelError, Probe};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-warden.bpf.o"));
@@ -28,6 +29,8 @@ pub struct Sizes {
     pub workloads: u32,
     /// Refused destinations that are counted one by one.
     pub refused_destinations: u32,
+    /// Does any ruleset say something of names? Without, nothing of names is loaded.
+    pub names: bool,
 }
 
 /// A loader in the making. Begun early, it goes on beside the reading of allowlists.
@@ -109,8 +112,8 @@ impl Enforcer {
     }
 
     /// The records written since the last call.
-    pub fn drain_records(&mut self, mut each: impl FnMut(&Record)) {
-        drain(&mut self.records, |record: &Wire<Record>| each(&record.0));
+    pub fn drain_records(&mut self, each: impl FnMut(&NamedRecord)) {
+        drain_records(&mut self.records, each);
     }
 
     /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
@@ -137,11 +140,13 @@ pub(super) fn load_object(
     // The level is a constant to the verifier, so with 0 the diagnostics cost not one instruction.
     let level: &'static u8 = if log { &(aya_log::Level::Debug as u8) } else { &0 };
     let on_node: &'static u32 = if pins.is_empty() { &0 } else { &1 };
+    let knows_names: &'static u32 = if sizes.names { &1 } else { &0 };
     loader
         // Nothing in the object is relocated against the kernel's types, whether they were read or not.
         .btf(None)
         .override_global(aya_log::LEVEL, level, true)
         .override_global("ON_NODE", on_node, true)
+        .override_global("KNOWS_NAMES", knows_names, true)
         .map_max_entries("WORDS", sizes.words.max(1))
         .map_max_entries("WORKLOADS", sizes.workloads)
         .map_max_entries("BINDINGS", sizes.workloads)
@@ -155,6 +160,13 @@ pub(super) fn load_object(
             .map_max_entries("BACKENDS", 1)
             // Nothing is older than a command's enforcement.
             .map_max_entries("KEPT", 1);
+    }
+    if !sizes.names {
+        loader
+            .map_max_entries("SCRATCH", 1)
+            .map_max_entries("PENDINGS", 1)
+            .map_max_entries("GRANTS", 1)
+            .map_max_entries("GRANTED_NAMES", 1);
     }
     for (map, pin) in pins {
         loader.map_pin_path(map, pin.clone());
@@ -179,6 +191,21 @@ pub(super) fn drain<T: Pod>(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&T
         if bytes.len() == size_of::<T>() {
             // SAFETY: the length was checked, every bit pattern is valid for a `Pod`, and it is read unaligned.
             each(&unsafe { bytes.as_ptr().cast::<T>().read_unaligned() });
+        }
+    }
+}
+
+/// The same of records, of which those of queries have a name: the others are given an empty one.
+pub(super) fn drain_records(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&NamedRecord)) {
+    while let Some(bytes) = ring.next() {
+        // SAFETY: the lengths are checked, every bit pattern is valid for either, and it is read unaligned.
+        unsafe {
+            if bytes.len() == size_of::<NamedRecord>() {
+                each(&bytes.as_ptr().cast::<NamedRecord>().read_unaligned());
+            } else if bytes.len() == size_of::<Record>() {
+                let record = bytes.as_ptr().cast::<Record>().read_unaligned();
+                each(&NamedRecord { record, name: [0; NAME_ROOM] });
+            }
         }
     }
 }

@@ -30,9 +30,9 @@ impl Maps {
         self.workloads.iter().collect::<Result<_, _>>().map_err(KernelError::map("WORKLOADS"))
     }
 
-    /// Tells the programs what belongs to the workload's network namespace.
-    pub(super) fn list_local(&mut self, key: LocalKey) -> Result<(), KernelError> {
-        let done = self.locals.insert(Wire(key), 1, 0);
+    /// Tells the programs what belongs to the workload's network namespace. `value` is told of uplinks.
+    pub(super) fn list_local(&mut self, key: LocalKey, value: u8) -> Result<(), KernelError> {
+        let done = self.locals.insert(Wire(key), value, 0);
         done.map_err(|error| full_or(error, self.locals.map(), "LOCALS"))
     }
 
@@ -180,12 +180,12 @@ pub(super) fn pending_records(ring: BorrowedFd<'_>) -> Result<(u64, u64), Kernel
     Ok((position(page)?.saturating_sub(consumed), RECORDS_BYTES.into()))
 }
 
-fn capacity(map: &MapData, name: &'static str) -> Result<u64, KernelError> {
+pub(super) fn capacity(map: &MapData, name: &'static str) -> Result<u64, KernelError> {
     Ok(map.info().map_err(KernelError::map(name))?.max_entries().into())
 }
 
 /// Tells a table that is full from one that does not work.
-fn full_or(error: MapError, map: &MapData, name: &'static str) -> KernelError {
+pub(super) fn full_or(error: MapError, map: &MapData, name: &'static str) -> KernelError {
     match (errno(&error), map.info()) {
         (Some(libc::E2BIG), Ok(info)) => {
             let capacity = info.max_entries() as usize;
@@ -196,7 +196,7 @@ fn full_or(error: MapError, map: &MapData, name: &'static str) -> KernelError {
 }
 
 /// What is to go may be gone already.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),

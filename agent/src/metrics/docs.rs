@@ -1,6 +1,6 @@
 //! docs/metrics.md, written from the catalogue.
 
-use super::catalogue::{EXPORTED, LATER, Metric};
+use super::catalogue::{EXPORTED, Metric};
 
 const HEAD: &str = "\
 # Metrics
@@ -18,28 +18,18 @@ the path of another, the one that is there is told.
 
 Alerts: `deploy/alerts.yaml`, each with a section in the [runbook](runbook.md#alerts).
 
-## Exported by this version
-
-";
-
-const BETWEEN: &str = "
-## Later
-
-Named by alerts already; an alert on a metric that nobody exports stays silent. **No version of the agent exports them yet:
-silence says nothing about them.**
-
 ";
 
 /// The page.
 #[must_use]
 pub fn markdown() -> String {
-    format!("{HEAD}{}{BETWEEN}{}", table(EXPORTED, "series exist"), table(LATER, "comes"))
+    format!("{HEAD}{}", table(EXPORTED))
 }
 
-fn table(metrics: &[Metric], exists: &str) -> String {
-    let mut table = format!(
-        "| metric | type | labels | unit | tells | {exists} |\n| --- | --- | --- | --- | --- | --- |\n"
-    );
+fn table(metrics: &[Metric]) -> String {
+    let mut table =
+        "| metric | type | labels | unit | tells | series exist |\n| --- | --- | --- | --- | --- | --- |\n"
+            .to_owned();
     for metric in metrics {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };

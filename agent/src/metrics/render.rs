@@ -1,8 +1,9 @@
 //! A [`Snapshot`] as a page of Prometheus' text format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::UNIX_EPOCH;
 
+use egress_warden_common::grant::Rejection;
 use egress_warden_common::reason::Protocol;
 use egress_warden_common::state::State;
 use egress_warden_common::{ABI_VERSION, Reason};
@@ -14,6 +15,7 @@ use prometheus::proto::{
 use super::catalogue::{self as metric, Kind, Metric};
 use crate::allowlist::Action;
 use crate::enforce::Snapshot;
+use crate::enforce::dns::QUERY_REASONS;
 use crate::enforce::snapshot::{DELAY_BOUNDS, Delays, Tier, WorkloadStatus};
 use crate::policy::Mode;
 use crate::reach::Reach;
@@ -41,6 +43,7 @@ pub fn render(snapshot: &Snapshot) -> prometheus::Result<String> {
     workloads(&mut page, snapshot);
     allowlists(&mut page, snapshot);
     kernel(&mut page, snapshot);
+    names(&mut page, snapshot);
     selftest(&mut page, snapshot);
     page.one(&metric::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1.0);
     TextEncoder::new().encode_to_string(&page.0)
@@ -275,6 +278,27 @@ fn kernel(page: &mut Page, snapshot: &Snapshot) {
     };
     page.series(&metric::MAP_ENTRIES, maps(|map| map.entries));
     page.series(&metric::MAP_CAPACITY, maps(|map| map.capacity));
+}
+
+fn names(page: &mut Page, snapshot: &Snapshot) {
+    let dns = &snapshot.dns;
+    let count = |sums: &BTreeMap<String, u64>, name: &str| sums.get(name).copied().unwrap_or_default();
+    let allowed = Reason::Allowed.name();
+    let mut queries = Series::from([(labels(["allowed", allowed]), dns.allowed)]);
+    for reason in QUERY_REASONS.map(Reason::name) {
+        queries.insert(labels(["refused", reason]), count(&dns.refused, reason));
+    }
+    page.series(&metric::DNS_QUERIES, queries);
+    let rejected = Rejection::ALL.iter().map(|rejection| rejection.name());
+    let rejected = rejected.map(|reason| (labels([reason]), count(&dns.rejected, reason)));
+    page.series(&metric::DNS_GRANTS_REJECTED, rejected.collect::<Series>());
+    page.series(&metric::DNS_ANSWERS_TRUNCATED, [(Labels::new(), dns.truncated)]);
+    let open = |workload: &WorkloadStatus| {
+        // One that is open for two names is one address.
+        let addresses: BTreeSet<_> = workload.grants.iter().map(|grant| grant.address).collect();
+        addresses.len() as u64
+    };
+    page.series(&metric::DNS_GRANTS, [(Labels::new(), snapshot.workloads.iter().map(open).sum())]);
 }
 
 /// Paths and names come from users. The encoder escapes what would break the format; what would reach the terminal of

@@ -9,9 +9,10 @@ use egress_warden_common::state::State;
 
 use crate::allowlist::Action;
 use crate::enforce::Snapshot;
+use crate::enforce::dns::DnsTotals;
 use crate::enforce::snapshot::{
-    Delays, MapUsage, NodeViolations, PolicyStatus, QuarantineStatus, QuarantineTotal, Reload, RulesFrom,
-    Tier, WorkloadStatus,
+    Delays, GrantStatus, MapUsage, NodeViolations, PolicyStatus, QuarantineStatus, QuarantineTotal, Reload,
+    RulesFrom, Tier, WorkloadStatus,
 };
 use crate::enforce::totals::Older;
 use crate::policy::Mode;
@@ -38,6 +39,7 @@ pub(crate) fn workload(number: usize) -> WorkloadStatus {
         enforced_since: Some(UNIX_EPOCH),
         failure: None,
         quarantine: None,
+        grants: Vec::new(),
         state: Box::new(state),
     }
 }
@@ -64,6 +66,23 @@ pub(crate) fn busy(workloads: usize) -> Snapshot {
         (state.destinations_lost, state.replies_refused, state.forged_dropped) = (1, 2, 3);
         (state.udp_flows_evicted, state.storage_failed) = (4, 5);
     }
+    if let Some(first) = all.first_mut() {
+        // One address for two names.
+        first.grants = [("a.example", "192.0.2.1"), ("b.example", "192.0.2.1"), ("b.example", "192.0.2.2")]
+            .map(|(name, address)| GrantStatus {
+                address: address.parse().unwrap(),
+                name: Some(name.to_owned()),
+                since: UNIX_EPOCH,
+                until: UNIX_EPOCH,
+            })
+            .to_vec();
+    }
+    let dns = DnsTotals {
+        allowed: 12,
+        refused: BTreeMap::from([("dns_name".to_owned(), 4), ("dns_search".to_owned(), 6)]),
+        truncated: 2,
+        rejected: BTreeMap::from([("quota".to_owned(), 3)]),
+    };
     let mut enforcement_delay = Delays::default();
     [0.0002, 0.002, 20.0].into_iter().for_each(|seconds| enforcement_delay.observe(seconds));
     Snapshot {
@@ -98,6 +117,7 @@ pub(crate) fn busy(workloads: usize) -> Snapshot {
         maps: vec![MapUsage { map: "refused", entries: 7, capacity: 8192 }],
         others: Vec::new(),
         records_lost: 9,
+        dns,
         ready: Ok(()),
         selftest: LastSelftest {
             last: Some((UNIX_EPOCH, Err("1 open: frame".to_owned()))),

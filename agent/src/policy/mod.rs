@@ -13,9 +13,13 @@ use crate::allowlist::{Action, Existing, Scope};
 pub mod icmp;
 mod merge;
 pub mod metadata;
+pub mod names;
 pub mod own_host;
+pub mod resolvable;
 
+pub(crate) use merge::in_both;
 pub use merge::merge;
+pub use names::{Dns, NameRule};
 
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,7 +124,7 @@ pub struct Quarantine {
 pub struct Beyond {
     /// Where it stands.
     pub origin: Origin,
-    /// The entry, as an operator would name it: `domains`, `dns.resolvers`, `quarantine.action: kill`.
+    /// The entry, as an operator would name it: `require`, `quarantine.action: kill`.
     pub what: String,
     /// Can the agent? Else a later version will.
     pub agent: bool,
@@ -135,10 +139,14 @@ pub struct Policy {
     pub origin: Origin,
     /// What it does with a violation.
     pub mode: Mode,
-    /// What it allows, in the order of writing.
+    /// What it allows by address, in the order of writing.
     pub rules: Vec<Rule>,
+    /// What it allows by name, in the order of writing.
+    pub names: Vec<NameRule>,
     /// What it refuses, whatever is allowed. Instance metadata is in here unless `metadata: true`.
     pub deny: Vec<Deny>,
+    /// DNS.
+    pub dns: Dns,
     /// Loopback.
     pub loopback: Loopback,
     /// `raw`: IP protocols for which raw sockets are open.
@@ -154,6 +162,22 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Place, Destinations and deadline of the entry with this number in its ruleset.
+    #[must_use]
+    pub fn entry(&self, number: u32) -> Option<(&Origin, &str, Option<u64>)> {
+        let by_address =
+            self.rules.iter().map(|rule| (&rule.origin, rule.destinations.as_str(), rule.expires));
+        let by_name = self.names.iter().map(|rule| (&rule.origin, rule.destinations.as_str(), rule.expires));
+        by_address.chain(by_name).nth(number as usize)
+    }
+
+    /// Does an entry have a deadline?
+    #[must_use]
+    pub fn has_deadline(&self) -> bool {
+        self.rules.iter().any(|rule| rule.expires.is_some())
+            || self.names.iter().any(|rule| rule.expires.is_some())
+    }
+
     /// What not even the agent can enforce yet.
     pub fn beyond_agent(&self) -> impl Iterator<Item = &Beyond> {
         self.beyond_exec.iter().filter(|beyond| !beyond.agent)

@@ -7,7 +7,7 @@ pub mod audit_log;
 use std::net::IpAddr;
 
 use egress_warden_common::reason::Protocol;
-use egress_warden_common::state::{Process, Record};
+use egress_warden_common::state::{NamedRecord, Process};
 use egress_warden_common::{Address, Reason};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -60,7 +60,8 @@ pub struct Event {
 impl Event {
     /// From what the kernel wrote. `rule` tells what the number of a rule means under the record's generation.
     #[must_use]
-    pub fn new(record: &Record, origin: &Origin<'_>, rule: impl FnOnce(u32) -> Option<String>) -> Self {
+    pub fn new(named: &NamedRecord, origin: &Origin<'_>, rule: impl FnOnce(u32) -> Option<String>) -> Self {
+        let record = &named.record;
         let reason = Reason::from_number(record.reason).unwrap_or(Reason::Malformed);
         let destination = known(record.destination);
         Self {
@@ -73,7 +74,7 @@ impl Event {
             dst: destination,
             port: destination.map(|_| record.port),
             protocol: Protocol::from_ip(record.protocol).name().to_owned(),
-            name: None,
+            name: asked_for(named),
             reason: reason.name().to_owned(),
             rule: rule(record.rule),
             mode: if record.audit == 0 { "enforce" } else { "audit" }.to_owned(),
@@ -102,6 +103,13 @@ pub fn rule_text(rule: &RuleInfo) -> String {
 pub fn name_of(process: &Process) -> Option<String> {
     let name: Vec<u8> = process.comm.iter().copied().take_while(|byte| *byte != 0).collect();
     if name.is_empty() { None } else { Some(String::from_utf8_lossy(&name).into_owned()) }
+}
+
+/// The name that a query asked for, `None` where the record is of something else.
+#[must_use]
+pub fn asked_for(record: &NamedRecord) -> Option<String> {
+    let text = record.name.get(..record.record.name_length as usize)?;
+    if text.is_empty() { None } else { Some(String::from_utf8_lossy(text).into_owned()) }
 }
 
 /// An address of a record, `None` where it was not known.

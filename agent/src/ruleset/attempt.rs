@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use egress_warden_common::Address;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::policy::{PortRange, icmp};
@@ -24,15 +25,53 @@ impl fmt::Display for Attempt {
             IpAddr::V4(v4) => write!(f, "{v4}")?,
             IpAddr::V6(v6) => write!(f, "[{v6}]")?,
         }
-        match self.protocol {
-            IPPROTO_TCP => write!(f, ":{}/tcp", self.port),
-            IPPROTO_UDP => write!(f, ":{}/udp", self.port),
-            IPPROTO_ICMP | IPPROTO_ICMPV6 => match icmp::name(self.protocol, self.port) {
-                Some(name) => write!(f, ":{name}/icmp"),
-                None => write!(f, ":{}/icmp", self.port),
-            },
-            other => write!(f, " protocol {other}"),
+        write_port(f, self.protocol, self.port)
+    }
+}
+
+/// Where something wants to send, at whatever address a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAttempt {
+    /// The name, in lower case and without a closing dot.
+    pub name: String,
+    /// IP protocol number; that of ICMP stands for ICMPv6 as well.
+    pub protocol: u8,
+    /// Port at an IPv4 address, or type; `None` where ICMP has no such message.
+    pub v4: Option<u16>,
+    /// The same at an IPv6 address.
+    pub v6: Option<u16>,
+}
+
+impl NamedAttempt {
+    /// Protocol and port at this address.
+    #[must_use]
+    pub fn at(&self, address: Address) -> Option<(u8, u16)> {
+        match (address.as_v4(), self.protocol) {
+            (Some(_), protocol) => self.v4.map(|port| (protocol, port)),
+            (None, IPPROTO_ICMP) => self.v6.map(|kind| (IPPROTO_ICMPV6, kind)),
+            (None, protocol) => self.v6.map(|port| (protocol, port)),
         }
+    }
+}
+
+impl fmt::Display for NamedAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v4 = self.v4.map(|port| (self.protocol, port));
+        let (protocol, port) = v4.unwrap_or((IPPROTO_ICMPV6, self.v6.unwrap_or_default()));
+        write!(f, "{}", self.name)?;
+        write_port(f, protocol, port)
+    }
+}
+
+fn write_port(f: &mut fmt::Formatter<'_>, protocol: u8, port: u16) -> fmt::Result {
+    match protocol {
+        IPPROTO_TCP => write!(f, ":{port}/tcp"),
+        IPPROTO_UDP => write!(f, ":{port}/udp"),
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => match icmp::name(protocol, port) {
+            Some(name) => write!(f, ":{name}/icmp"),
+            None => write!(f, ":{port}/icmp"),
+        },
+        other => write!(f, " protocol {other}"),
     }
 }
 

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use egress_warden_common::decide::DNS_PORT;
+use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 use egress_warden_common::ruleset::NO_RULE;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
@@ -121,7 +123,7 @@ pub struct Difference {
 #[must_use]
 pub fn compare(old: &Compiled, new: &Compiled) -> Difference {
     let (old, new) = (decode(old), decode(new));
-    let mut found = Found::default();
+    let mut found = Found { judged: (old.dns, new.dns), ..Found::default() };
     for ((before, after), addresses) in pairs(&old, &new) {
         found.add(&old.classes[before as usize], &new.classes[after as usize], &addresses);
     }
@@ -197,6 +199,8 @@ type Kind = (bool, Standing, Standing);
 /// What was found so far, by how it changes.
 #[derive(Debug, Default)]
 struct Found {
+    /// Does each of the two judge port 53 as DNS?
+    judged: (bool, bool),
     changes: HashMap<(Kind, Vec<PortRange>), Addresses>,
     no_longer_denied: BTreeMap<u32, Addresses>,
     newly_denied: BTreeMap<u32, Addresses>,
@@ -210,7 +214,7 @@ impl Found {
             (_, Content::Deny(rule)) => self.newly_denied.entry(*rule).or_default().extend(addresses),
             _ => {}
         }
-        for (kind, ports) in port_changes(before, after) {
+        for (kind, ports) in port_changes((before, self.judged.0), (after, self.judged.1)) {
             self.changes.entry((kind, ports)).or_default().extend(addresses);
         }
     }
@@ -240,13 +244,14 @@ fn refusals(found: BTreeMap<u32, Addresses>) -> Vec<Refusal> {
 }
 
 /// The ports on which two classes differ, by how.
-fn port_changes(before: &Content, after: &Content) -> BTreeMap<Kind, Vec<PortRange>> {
-    let mut cuts: Vec<u32> = [before, after]
+fn port_changes(before: (&Content, bool), after: (&Content, bool)) -> BTreeMap<Kind, Vec<PortRange>> {
+    let mut cuts: Vec<u32> = [before.0, after.0]
         .into_iter()
         .flat_map(intervals)
         .flat_map(|one| {
             [place(one.protocol, u32::from(one.first)), place(one.protocol, u32::from(one.last) + 1)]
         })
+        .chain(if before.1 || after.1 { DNS_PLACES.to_vec() } else { Vec::new() })
         .collect();
     cuts.sort_unstable();
     cuts.dedup();
@@ -285,10 +290,24 @@ fn intervals(content: &Content) -> &[Interval] {
     }
 }
 
-/// What a class says of the port at this [`place`].
-fn standing(content: &Content, at: u32, quarantined: bool) -> Standing {
+/// Where the port that is judged as DNS begins and ends, in both protocols.
+const DNS_PLACES: [u32; 4] = {
+    let port = DNS_PORT as u32;
+    [
+        place(IPPROTO_TCP, port),
+        place(IPPROTO_TCP, port + 1),
+        place(IPPROTO_UDP, port),
+        place(IPPROTO_UDP, port + 1),
+    ]
+};
+
+/// What a class says of the port at this [`place`]; what is judged as DNS no entry opens.
+fn standing((content, dns): (&Content, bool), at: u32, quarantined: bool) -> Standing {
     if let Content::Deny(rule) = content {
         return Standing::Denied { rule: *rule };
+    }
+    if dns && [DNS_PLACES[0], DNS_PLACES[2]].contains(&at) {
+        return Standing::Closed;
     }
     let list = intervals(content);
     let after = list.partition_point(|one| place(one.protocol, u32::from(one.first)) <= at);

@@ -1,7 +1,11 @@
 //! Reads a ruleset back into its parts: the other direction of [`super::encode`].
 
+use std::collections::HashSet;
+
+use egress_warden_common::Address;
 use egress_warden_common::ruleset::{
-    CLASS_DENY, CLASS_INTERVALS, CLASSES, INTERVAL_WORDS, INTERVALS, V4, V6, V6_WORDS,
+    CLASS_DENY, CLASS_INTERVALS, CLASSES, FLAG_DNS, FLAGS, INTERVAL_WORDS, INTERVALS, POINTS_V4, POINTS_V6,
+    V4, V6, V6_WORDS,
 };
 
 use super::Compiled;
@@ -15,6 +19,8 @@ pub(super) struct Decoded {
     pub(super) v6: Vec<Boundary<u128>>,
     /// The classes, in the order of their number.
     pub(super) classes: Vec<Content>,
+    /// Is port 53 judged as DNS?
+    pub(super) dns: bool,
 }
 
 /// Reads what [`super::compile`] made.
@@ -27,7 +33,19 @@ pub(super) fn decode(compiled: &Compiled) -> Decoded {
     });
     let intervals: Vec<Interval> = part(words, INTERVALS, INTERVAL_WORDS).map(interval).collect();
     let classes = part(words, CLASSES, 1).map(|word| content(word[0], &intervals));
-    Decoded { v4: v4.collect(), v6: v6.collect(), classes: classes.collect() }
+    let dns = words[FLAGS as usize] & FLAG_DNS != 0;
+    Decoded { v4: v4.collect(), v6: v6.collect(), classes: classes.collect(), dns }
+}
+
+/// The first address of each set of places that names may point to, in each family.
+pub(super) fn points(compiled: &Compiled) -> Vec<Address> {
+    let words = &compiled.words;
+    let v4 = part(words, POINTS_V4, 1).map(|word| (Address::v4((word[0] >> 32) as u32), word[0] as u32));
+    let v6 = part(words, POINTS_V6, V6_WORDS)
+        .map(|words| (Address { high: words[0], low: words[1] }, words[2] as u32));
+    let mut known = HashSet::new();
+    let first = |(address, set): &(Address, u32)| known.insert((address.as_v4().is_some(), *set));
+    v4.chain(v6).filter(first).map(|(address, _)| address).collect()
 }
 
 /// The elements of a part, each of so many words.

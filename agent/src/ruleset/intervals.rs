@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 use egress_warden_common::ruleset::FOREVER;
 
-use super::ranges::Number;
-use crate::policy::Rule;
+use crate::policy::PortRange;
 
 /// What the kernel reads for a run of ports of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +32,8 @@ impl Interval {
 pub(super) struct Ports {
     /// Protocol with first port, and the same with one past the last port; see [`place`].
     runs: Vec<(u32, u32)>,
-    allow_until: u64,
-    keep_until: u64,
+    pub(super) allow_until: u64,
+    pub(super) keep_until: u64,
 }
 
 /// One number for protocol and port. A protocol has room for one port past its last, where its last run ends.
@@ -51,9 +50,8 @@ pub(super) const fn port_of(place: u32) -> u32 {
 }
 
 impl Ports {
-    pub(super) fn new(rule: &Rule) -> Self {
-        let mut runs: Vec<(u32, u32)> = rule
-            .ports
+    pub(super) fn new(ports: &[PortRange], expires: Option<u64>, keep: bool) -> Self {
+        let mut runs: Vec<(u32, u32)> = ports
             .iter()
             .filter(|range| range.first <= range.last)
             .map(|range| {
@@ -70,18 +68,18 @@ impl Ports {
             joins
         });
         // The kernel reads the largest number as "no deadline", which no real deadline may become.
-        let allow_until = rule.expires.map_or(FOREVER, |expires| expires.min(FOREVER - 1));
-        Self { runs, allow_until, keep_until: if rule.keep { allow_until } else { 0 } }
+        let allow_until = expires.map_or(FOREVER, |expires| expires.min(FOREVER - 1));
+        Self { runs, allow_until, keep_until: if keep { allow_until } else { 0 } }
     }
 }
 
-/// Flattens what these rules say of ports, for addresses of one family. Where several cover a port it is open as long
+/// Flattens what these rules say of ports, without an ICMP that the addresses' family does not have. Where several cover a port it is open as long
 /// as the longest of them says, and that one is named; the first written wins a tie.
-pub(super) fn flatten<N: Number>(rules: &[u32], ports: &[Ports]) -> Vec<Interval> {
+pub(super) fn flatten(rules: &[u32], ports: &[Ports], foreign_icmp: Option<u8>) -> Vec<Interval> {
     let mut edges: Vec<(u32, u32)> = Vec::new();
     for &rule in rules {
         for &(first, end) in &ports[rule as usize].runs {
-            if protocol_of(first) != N::FOREIGN_ICMP {
+            if Some(protocol_of(first)) != foreign_icmp {
                 edges.extend([(first, rule), (end, rule)]);
             }
         }

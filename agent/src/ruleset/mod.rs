@@ -1,8 +1,9 @@
 //! What the kernel reads: a policy compiled to the words of [`egress_warden_common::ruleset`].
 //!
 //! The way of a rule: its CIDRs become disjoint `ranges`, a `sweep` over all ranges finds which rules cover which
-//! addresses, each such set of rules is flattened to port `intervals`, and `encode` writes it all down.
-//! [`nearest`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote. [`compare`]
+//! addresses, each such set of rules is flattened to port `intervals`, and `encode` writes it all down. What is allowed by
+//! name takes the way of `names`.
+//! [`nearest`], [`near_names`] and [`suggest`] look the other way: from a refused [`attempt`] back to what an operator wrote. [`compare`]
 //! tells what one ruleset decides otherwise than another.
 #![forbid(unsafe_code)]
 
@@ -10,7 +11,10 @@ pub mod attempt;
 pub mod compare;
 mod decode;
 mod encode;
+mod figures;
 mod intervals;
+mod names;
+pub mod near_names;
 pub mod nearest;
 mod ranges;
 pub mod suggest;
@@ -20,16 +24,18 @@ pub(crate) mod testing;
 
 use std::fmt;
 
-use egress_warden_common::limits::{
-    MAX_BOUNDARIES, MAX_CLASSES, MAX_INTERVALS, MAX_INTERVALS_PER_CLASS, MAX_QUARANTINE_RULES, MAX_WINDOW,
-};
-use egress_warden_common::ruleset::{NO_RULE, Ruleset};
+use egress_warden_common::Address;
+use egress_warden_common::limits::NAME_ROOM;
+use egress_warden_common::names::{Lookup, NO_CLASS};
+use egress_warden_common::ruleset::{FLAG_DNS, NO_RULE, Ruleset};
 
 use ipnet::IpNet;
 
 use crate::policy::{Origin, Policy, own_host};
 use encode::Parts;
+pub use figures::{Figure, Usage};
 use intervals::Ports;
+use names::Names;
 use ranges::Number;
 use sweep::{Classes, Toggle};
 
@@ -38,7 +44,8 @@ use sweep::{Classes, Toggle};
 pub struct Compiled {
     /// The ruleset. Equal policies give equal words.
     pub words: Vec<u64>,
-    /// What each rule number means: first the allowing rules in the policy's order, then its refusals.
+    /// What each rule number means: first the entries by address, then those by name, then the refusals, each in the policy's
+    /// order.
     pub rules: Vec<RuleInfo>,
     /// How much room it takes.
     pub usage: Usage,
@@ -58,11 +65,43 @@ impl Compiled {
         if number == NO_RULE { None } else { self.rules.get(number as usize) }
     }
 
+    /// Does the policy say something of names, so that queries are judged?
+    #[must_use]
+    pub fn judges_names(&self) -> bool {
+        self.ruleset().flags().is_some_and(|flags| flags & FLAG_DNS != 0)
+    }
+
     /// A reader for [`egress_warden_common::decide()`].
     #[must_use]
     pub fn ruleset(&self) -> Ruleset<'_, [u64]> {
         Ruleset::new(&self.words, 0)
     }
+}
+
+impl Compiled {
+    /// The class of a name, by the lookup that the kernel drives.
+    #[must_use]
+    pub fn class_of_name(&self, name: &str) -> u32 {
+        class_of_name(&self.ruleset(), name)
+    }
+
+    /// One address of each different place that names may point to.
+    #[must_use]
+    pub fn places(&self) -> Vec<Address> {
+        decode::points(self)
+    }
+}
+
+/// [`Compiled::class_of_name`] in a ruleset that was read back from the kernel.
+#[must_use]
+pub fn class_of_name(ruleset: &Ruleset<'_, [u64]>, name: &str) -> u32 {
+    let mut text = [0; NAME_ROOM];
+    let Some(room) = text.get_mut(..name.len()) else { return NO_CLASS };
+    room.copy_from_slice(name.as_bytes());
+    let mut lookup = Lookup::EMPTY;
+    lookup.start(name.len() as u32);
+    while !lookup.step(ruleset, &text) {}
+    lookup.found()
 }
 
 /// [`Compiled::hash`] of words that were read back from the kernel.
@@ -115,116 +154,41 @@ pub enum RuleKind {
     Deny,
 }
 
-/// How much of each capacity a ruleset takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// CIDRs as written, `except` and `deny` included.
-    pub prefixes: usize,
-    /// Boundaries of IPv4.
-    pub v4_boundaries: usize,
-    /// Boundaries of IPv6.
-    pub v6_boundaries: usize,
-    /// Different sets of ports.
-    pub classes: usize,
-    /// Port intervals.
-    pub intervals: usize,
-    /// Quarantine rules.
-    pub quarantine_rules: usize,
-}
-
-impl Usage {
-    /// The figure that is closest to its limit, and its value.
-    #[must_use]
-    pub fn fullest(&self) -> (Figure, usize) {
-        let figures = [
-            (Figure::V4Boundaries, self.v4_boundaries),
-            (Figure::V6Boundaries, self.v6_boundaries),
-            (Figure::Classes, self.classes),
-            (Figure::Intervals, self.intervals),
-            (Figure::QuarantineRules, self.quarantine_rules),
-        ];
-        // Parts in a million tell apart what percent would not; the first of equals stands.
-        let share = |(figure, found): &(Figure, usize)| found * 1_000_000 / figure.limit();
-        figures.into_iter().rev().max_by_key(share).unwrap_or((Figure::V4Boundaries, self.v4_boundaries))
-    }
-}
-
-/// A figure that has a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Figure {
-    /// Boundaries between IPv4 ranges with different rules.
-    V4Boundaries,
-    /// The same for IPv6.
-    V6Boundaries,
-    /// Different sets of ports.
-    Classes,
-    /// Port intervals of one set of ports.
-    IntervalsOfClass,
-    /// Port intervals of the whole ruleset.
-    Intervals,
-    /// Quarantine rules.
-    QuarantineRules,
-    /// `quarantine.violations`.
-    Violations,
-}
-
-impl Figure {
-    /// The largest value that the kernel's side can hold.
-    #[must_use]
-    pub const fn limit(self) -> usize {
-        match self {
-            Self::V4Boundaries | Self::V6Boundaries => MAX_BOUNDARIES as usize,
-            Self::Classes => MAX_CLASSES as usize,
-            Self::IntervalsOfClass => MAX_INTERVALS_PER_CLASS as usize,
-            Self::Intervals => MAX_INTERVALS as usize,
-            Self::QuarantineRules => MAX_QUARANTINE_RULES,
-            Self::Violations => MAX_WINDOW as usize,
-        }
-    }
-
-    const fn advice(self) -> &'static str {
-        match self {
-            Self::V4Boundaries | Self::V6Boundaries => "merge neighbouring CIDRs, or allow a larger one",
-            Self::Classes | Self::IntervalsOfClass | Self::Intervals => {
-                "give the same ports to more of its entries, or put entries with equal ports into one"
-            }
-            Self::QuarantineRules => "merge fewer policies that have `quarantine`",
-            Self::Violations => "lower `quarantine.violations`",
-        }
-    }
-}
-
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4Boundaries => "boundaries between IPv4 ranges",
-            Self::V6Boundaries => "boundaries between IPv6 ranges",
-            Self::Classes => "different sets of ports",
-            Self::IntervalsOfClass => "port ranges for one destination",
-            Self::Intervals => "port ranges",
-            Self::QuarantineRules => "quarantine rules",
-            Self::Violations => "violations of a quarantine rule",
-        })
-    }
-}
-
-/// Why a policy cannot be compiled: it does not fit.
+/// Why a policy cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{origin}: policy `{policy}` is too large: {figure}: {found}{}, the limit is {}; {}",
-    if *.at_least { " or more" } else { "" }, .figure.limit(), .figure.advice()
-)]
-pub struct CompileError {
-    /// The policy's name.
-    pub policy: String,
-    /// Where the policy begins.
-    pub origin: Origin,
-    /// What there is too much of.
-    pub figure: Figure,
-    /// How much of it there is.
-    pub found: usize,
-    /// Counting stopped there, because it was too much already.
-    pub at_least: bool,
+pub enum CompileError {
+    /// It does not fit.
+    #[error(
+        "{origin}: policy `{policy}` is too large: {figure}: {found}{}, the limit is {}; {}",
+        if *.at_least { " or more" } else { "" }, .figure.limit(), .figure.advice()
+    )]
+    TooLarge {
+        /// The policy's name.
+        policy: String,
+        /// Where the policy begins.
+        origin: Origin,
+        /// What there is too much of.
+        figure: Figure,
+        /// How much of it there is.
+        found: usize,
+        /// Counting stopped there, because it was too much already.
+        at_least: bool,
+    },
+    /// Two of its names have one place.
+    #[error(
+        "{origin}: policy `{policy}`: the names {one} and {other} cannot stand in one ruleset, because their hashes collide; \
+         leave one of them out"
+    )]
+    Collision {
+        /// The policy's name.
+        policy: String,
+        /// Where the policy begins.
+        origin: Origin,
+        /// One of the names.
+        one: String,
+        /// The other.
+        other: String,
+    },
 }
 
 /// More than the limit of a figure.
@@ -241,18 +205,38 @@ impl Excess {
     }
 }
 
+/// Why the parts of a ruleset cannot be made.
+#[derive(Debug)]
+enum Unfit {
+    Excess(Excess),
+    Collision { one: String, other: String },
+}
+
+impl From<Excess> for Unfit {
+    fn from(excess: Excess) -> Self {
+        Self::Excess(excess)
+    }
+}
+
+impl Unfit {
+    fn of(self, policy: &Policy) -> CompileError {
+        let (name, origin) = (policy.name.clone(), policy.origin.clone());
+        match self {
+            Self::Excess(Excess { figure, found, at_least }) => {
+                CompileError::TooLarge { policy: name, origin, figure, found, at_least }
+            }
+            Self::Collision { one, other } => CompileError::Collision { policy: name, origin, one, other },
+        }
+    }
+}
+
 /// Compiles a policy.
 ///
 /// # Errors
-/// When a figure goes past its limit.
+/// When a figure goes past its limit, or two names cannot be told apart.
 pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
-    let parts = build(policy).map_err(|Excess { figure, found, at_least }| CompileError {
-        policy: policy.name.clone(),
-        origin: policy.origin.clone(),
-        figure,
-        found,
-        at_least,
-    })?;
+    let parts = build(policy).map_err(|unfit| unfit.of(policy))?;
+    let names = parts.names.as_ref();
     let usage = Usage {
         prefixes: policy.rules.iter().map(|rule| rule.cidrs.len() + rule.except.len()).sum::<usize>()
             + policy.deny.len(),
@@ -260,41 +244,51 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         v6_boundaries: parts.v6.len(),
         classes: parts.classes.len(),
         intervals: parts.classes.intervals(),
+        names: names.map_or(0, Names::len),
+        point_sets: names.map_or(0, Names::point_sets),
         quarantine_rules: policy.quarantine.len(),
     };
     Ok(Compiled { words: encode::encode(policy, &parts), rules: rule_infos(policy), usage })
 }
 
-fn build(policy: &Policy) -> Result<Parts, Excess> {
+fn build(policy: &Policy) -> Result<Parts, Unfit> {
     Excess::check(Figure::QuarantineRules, policy.quarantine.len())?;
     for rule in &policy.quarantine {
         Excess::check(Figure::Violations, rule.violations as usize)?;
     }
-    let ports: Vec<Ports> = policy.rules.iter().map(Ports::new).collect();
+    let by_address = policy.rules.iter().map(|rule| Ports::new(&rule.ports, rule.expires, rule.keep));
+    let by_name = policy.names.iter().map(|rule| Ports::new(&rule.ports, rule.expires, rule.keep));
+    let ports: Vec<Ports> = by_address.chain(by_name).collect();
     let mut classes = Classes::new(&ports);
     let v4 = classes.sweep(&toggles::<u32>(policy))?;
     let v6 = classes.sweep(&toggles::<u128>(policy))?;
     Excess::check(Figure::V4Boundaries, v4.len())?;
     Excess::check(Figure::V6Boundaries, v6.len())?;
-    Ok(Parts { v4, v6, classes: classes.finish() })
+    let names = if policy.dns.judged { Some(Names::of(policy, &mut classes)?) } else { None };
+    Ok(Parts { v4, v6, classes: classes.finish(), names })
 }
 
 /// Where rules begin and stop to cover addresses of one family, ascending.
 fn toggles<N: Number>(policy: &Policy) -> Vec<Toggle<N>> {
     let mut toggles = Vec::new();
-    let first_refusal = policy.rules.len() as u32;
-    let allowing = policy.rules.iter().map(|rule| (rule.cidrs.as_slice(), rule.except.as_slice()));
-    let refusing = policy.deny.iter().map(|deny| (std::slice::from_ref(&deny.cidr), [].as_slice()));
-    for (rule, (cidrs, except)) in (0u32..).zip(allowing.chain(refusing)) {
-        let covered = if rule < first_refusal { without_own_host::<N>(cidrs) } else { ranges::merged(cidrs) };
-        for range in ranges::subtract(covered, &ranges::merged(except)) {
-            toggles.push(Toggle { at: range.first, rule });
-            toggles.extend(range.last.next().map(|at| Toggle { at, rule }));
-        }
+    for (number, rule) in (0u32..).zip(&policy.rules) {
+        let covered = without_own_host::<N>(&rule.cidrs);
+        add_toggles(ranges::subtract(covered, &ranges::merged(&rule.except)), number, &mut toggles);
+    }
+    let first_refusal = (policy.rules.len() + policy.names.len()) as u32;
+    for (number, deny) in (first_refusal..).zip(&policy.deny) {
+        add_toggles(ranges::merged(std::slice::from_ref(&deny.cidr)), number, &mut toggles);
     }
     // The stable sort merges the runs that the rules already are, and keeps their order where they meet.
     toggles.sort_by_key(|toggle| toggle.at);
     toggles
+}
+
+fn add_toggles<N: Number>(ranges: Vec<ranges::Range<N>>, rule: u32, toggles: &mut Vec<Toggle<N>>) {
+    for range in ranges {
+        toggles.push(Toggle { at: range.first, rule });
+        toggles.extend(range.last.next().map(|at| Toggle { at, rule }));
+    }
 }
 
 /// What these CIDRs allow: loopback only where a CIDR names it, and not as a part of something wide.
@@ -305,19 +299,21 @@ fn without_own_host<N: Number>(cidrs: &[IpNet]) -> Vec<ranges::Range<N>> {
 }
 
 fn rule_infos(policy: &Policy) -> Vec<RuleInfo> {
-    let allowing = policy.rules.iter().map(|rule| RuleInfo {
-        origin: Some(rule.origin.clone()),
-        destinations: Some(rule.destinations.clone()),
-        why: rule.why.clone(),
+    let allowing = |origin: &Origin, destinations: &str, why: &str| RuleInfo {
+        origin: Some(origin.clone()),
+        destinations: Some(destinations.to_owned()),
+        why: why.to_owned(),
         kind: RuleKind::Allow,
-    });
+    };
+    let by_address = policy.rules.iter().map(|rule| allowing(&rule.origin, &rule.destinations, &rule.why));
+    let by_name = policy.names.iter().map(|rule| allowing(&rule.origin, &rule.destinations, &rule.why));
     let refusing = policy.deny.iter().map(|deny| RuleInfo {
         origin: deny.origin.clone(),
         destinations: None,
         why: deny.why.clone(),
         kind: RuleKind::Deny,
     });
-    allowing.chain(refusing).collect()
+    by_address.chain(by_name).chain(refusing).collect()
 }
 
 #[cfg(test)]

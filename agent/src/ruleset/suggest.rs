@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use super::attempt::Attempt;
+use crate::allowlist::domain::canonical;
 use crate::policy::icmp;
+use crate::suggest::document::scalar;
 
 /// What a reviewer reads until somebody writes more.
 const WHY: &str = "was refused; say what it is for";
@@ -21,15 +23,15 @@ pub struct Suggestion {
 }
 
 /// One port or message type, as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Opening {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Opening {
     Tcp(u16),
     Udp(u16),
     Icmp(&'static str),
 }
 
 impl Opening {
-    fn of(attempt: &Attempt) -> Option<Self> {
+    pub(crate) fn of(attempt: &Attempt) -> Option<Self> {
         match attempt.protocol {
             // Port 0 cannot be written: nobody listens there.
             IPPROTO_TCP if attempt.port > 0 => Some(Self::Tcp(attempt.port)),
@@ -59,27 +61,48 @@ pub fn suggest_entries<'a>(refused: impl IntoIterator<Item = &'a Attempt>) -> Su
     Suggestion { yaml, left_out: left_out.into_iter().collect() }
 }
 
+/// An entry that allows exactly these names, on the port that most of them are for: a query does not tell. Empty where there is
+/// none that an entry can hold.
+#[must_use]
+pub fn suggest_names<'a>(refused: impl IntoIterator<Item = &'a str>) -> String {
+    let names: BTreeSet<String> = refused.into_iter().filter_map(canonical).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let names = joined(names.iter().map(|name| scalar(name)));
+    format!("- domains: [{names}]\n  ports: [443]\n  why: {WHY}\n")
+}
+
 fn entry(opened: &BTreeSet<Opening>, addresses: &[IpAddr]) -> String {
     let cidrs = addresses.iter().map(|address| match address {
         IpAddr::V4(v4) => format!("{v4}/32"),
         IpAddr::V6(v6) => format!("\"{v6}/128\""),
     });
+    let mut yaml = format!("- cidrs: [{}]\n", joined(cidrs));
+    for key in keys(opened) {
+        yaml.push_str(&format!("  {key}\n"));
+    }
+    yaml.push_str(&format!("  why: {WHY}\n"));
+    yaml
+}
+
+/// `ports`, and `icmp` where it is needed, each a line.
+pub(crate) fn keys(opened: &BTreeSet<Opening>) -> Vec<String> {
     let ports = opened.iter().filter_map(|opening| match opening {
         Opening::Tcp(port) => Some(port.to_string()),
         Opening::Udp(port) => Some(format!("\"{port}/udp\"")),
         Opening::Icmp(_) => None,
     });
-    let types: Vec<String> = opened
+    let types: Vec<&str> = opened
         .iter()
-        .filter_map(|opening| if let Opening::Icmp(name) = opening { Some((*name).to_owned()) } else { None })
+        .filter_map(|opening| if let Opening::Icmp(name) = opening { Some(*name) } else { None })
         .collect();
     // `ports` is written even when it is empty: an entry without the key opens every port.
-    let mut yaml = format!("- cidrs: [{}]\n  ports: [{}]\n", joined(cidrs), joined(ports));
+    let mut keys = vec![format!("ports: [{}]", joined(ports))];
     if !types.is_empty() {
-        yaml.push_str(&format!("  icmp: [{}]\n", types.join(", ")));
+        keys.push(format!("icmp: [{}]", types.join(", ")));
     }
-    yaml.push_str(&format!("  why: {WHY}\n"));
-    yaml
+    keys
 }
 
 fn joined(items: impl Iterator<Item = String>) -> String {
@@ -124,6 +147,19 @@ mod tests {
         assert_eq!(read[0]["ports"][0], 22);
         assert_eq!(read[1]["cidrs"][0], "fd00::1/128");
         assert_eq!(read[1]["ports"][0], "53/udp");
+    }
+
+    #[test]
+    fn names_that_an_entry_can_hold_share_one() {
+        let refused = ["models.example", "on", "10.0.0.1", "a\nb.example", "models.example", ""];
+        let yaml = suggest_names(refused);
+        assert_eq!(
+            yaml,
+            "- domains: [models.example, \"on\"]\n  ports: [443]\n  why: was refused; say what it is for\n"
+        );
+        let read: serde_yaml::Value = serde_yaml::from_str(&yaml).unwrap();
+        assert_eq!(read[0]["domains"][1], "on");
+        assert_eq!(suggest_names(["10.0.0.1"]), "");
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub(super) enum Content {
     Intervals(Vec<Interval>),
 }
 
+impl Content {
+    fn of(intervals: Vec<Interval>) -> Self {
+        if intervals.is_empty() { Self::Nothing } else { Self::Intervals(intervals) }
+    }
+}
+
 /// The finished classes, in the order of their number.
 #[derive(Debug)]
 pub(super) struct ClassTable(Vec<Content>);
@@ -94,10 +100,8 @@ impl<'a> Classes<'a> {
                 (Some(rule), _) => self.number(Content::Deny(*rule))?,
                 (None, Some(class)) => *class,
                 (None, None) => {
-                    let intervals = flatten::<N>(sets.members(set), self.ports);
-                    let content =
-                        if intervals.is_empty() { Content::Nothing } else { Content::Intervals(intervals) };
-                    *class_of_set.entry(set).or_insert(self.number(content)?)
+                    let intervals = flatten(sets.members(set), self.ports, Some(N::FOREIGN_ICMP));
+                    *class_of_set.entry(set).or_insert(self.number(Content::of(intervals))?)
                 }
             };
             if boundaries.last().is_none_or(|before: &Boundary<N>| before.class != class) {
@@ -106,6 +110,17 @@ impl<'a> Classes<'a> {
             let Some(next) = toggles.peek() else { return Ok(boundaries) };
             start = next.at;
         }
+    }
+
+    /// The class of what these rules open at addresses of either family.
+    pub(super) fn of_rules(&mut self, rules: &[u32]) -> Result<u32, Excess> {
+        let intervals = flatten(rules, self.ports, None);
+        self.number(Content::of(intervals))
+    }
+
+    /// What a rule says of ports.
+    pub(super) fn ports(&self, rule: u32) -> &Ports {
+        &self.ports[rule as usize]
     }
 
     fn number(&mut self, content: Content) -> Result<u32, Excess> {

@@ -6,7 +6,7 @@ use egress_warden_common::reason::IPPROTO_TCP;
 
 use super::attempt::Attempt;
 use crate::allowlist::Existing;
-use crate::policy::{Loopback, Mode, Origin, Policy, PortRange, Rule};
+use crate::policy::{Dns, Loopback, Mode, NameRule, Origin, Policy, PortRange, Rule};
 
 pub(crate) fn rule(destinations: &str, line: usize, cidrs: &[&str], ports: &[u16]) -> Rule {
     Rule {
@@ -24,13 +24,29 @@ pub(crate) fn rule(destinations: &str, line: usize, cidrs: &[&str], ports: &[u16
     }
 }
 
+pub(crate) fn name_rule(destinations: &str, line: usize, names: &[&str], ports: &[u16]) -> NameRule {
+    let Rule { origin, destinations, ports, .. } = rule(destinations, line, &[], ports);
+    NameRule {
+        origin,
+        destinations,
+        why: "registry".to_owned(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        resolves_to: None,
+        ports,
+        expires: None,
+        keep: false,
+    }
+}
+
 pub(crate) fn policy(rules: Vec<Rule>) -> Policy {
     Policy {
         name: "training".to_owned(),
         origin: Origin { file: "policy.yaml".into(), line: 7, column: 1 },
         mode: Mode::Enforce,
         rules,
+        names: Vec::new(),
         deny: Vec::new(),
+        dns: Dns::default(),
         loopback: Loopback::ByNamespace,
         raw: BTreeSet::new(),
         quarantine: Vec::new(),

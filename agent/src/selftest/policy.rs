@@ -4,7 +4,7 @@ use egress_warden_common::reason::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::place::{ALLOWED, ALLOWED_V6, PORT};
 use crate::allowlist::Existing;
-use crate::policy::{Loopback, Mode, Origin, Policy, PortRange, Rule};
+use crate::policy::{Dns, Loopback, Mode, Origin, Policy, PortRange, Rule};
 use crate::ruleset::{CompileError, compile};
 
 /// As the kernel reads it.
@@ -26,7 +26,9 @@ pub(super) fn words() -> Result<Vec<u64>, CompileError> {
         origin,
         mode: Mode::Enforce,
         rules: vec![rule],
+        names: Vec::new(),
         deny: Vec::new(),
+        dns: Dns::default(),
         loopback: Loopback::Deny,
         // With one that may be made, packets are tried that only a raw socket sends.
         raw: [IPPROTO_UDP].into(),

@@ -25,7 +25,7 @@ pub fn run() -> Result<Report, SelftestError> {
         .and_then(|()| mount(nowhere, "/", nowhere, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nowhere))
         .and_then(|()| mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), nowhere))
         .map_err(|errno| subject(&format!("no BPF file system of its own: {errno}")))?;
-    let sizes = Sizes { words: 1 << 12, workloads: 4, refused_destinations: 64 };
+    let sizes = Sizes { words: 1 << 12, workloads: 4, refused_destinations: 64, names: false };
     let options = NodeOptions { bpffs: BPFFS.into(), sizes, ..NodeOptions::default() };
     let (node, _) = Node::open(&options).map_err(|error| subject(&error))?;
     super::run(&mut Own(node), found.point(), false)

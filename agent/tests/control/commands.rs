@@ -17,6 +17,10 @@ WORKLOAD                      POLICY    MODE     RULESET   TIER        VIOLATION
 6f1b0c7e-0d4c…5-0b6c2f0f7e11  training  enforce  feedbeef  cgroup      0           isolate     2h05m
 
 not enforced  /jobs/od\\u{1b}d: an ancestor has an exclusive program
+open          6f1b0c7e-0d4c-4a3e-9a55-0b6c2f0f7e11: 192.0.2.1 for models.example, since 2h05m
+open          6f1b0c7e-0d4c-4a3e-9a55-0b6c2f0f7e11: 192.0.2.2 for models.example, since 2h05m
+open          6f1b0c7e-0d4c-4a3e-9a55-0b6c2f0f7e11: 192.0.2.3 for models.example, since 2h05m
+open          6f1b0c7e-0d4c-4a3e-9a55-0b6c2f0f7e11: 2 more for names; --json has all of them
 policies      training (enforce, feedbeef, 3 workloads)
 allowlists    the copy of the last valid files; loading the files failed 2027-01-15T08:00:00Z:
               a.yaml:3:5: error: unknown key `cidr`
@@ -84,6 +88,9 @@ fn status_as_json_has_the_documented_keys() {
     assert!(job["quarantine"].is_null() && job["pod"].is_null() && odd["enforced_since"].is_null());
     assert_eq!(odd["path"], "/jobs/od\u{1b}d");
     assert_eq!((&pod["pod"]["name"], &pod["quarantine"]["who"]), (&"train-0".into(), &"kernel".into()));
+    let [first, .., last] = pod["grants"].as_array().expect("a list").as_slice() else { panic!("five") };
+    assert_eq!((&first["address"], &first["name"]), (&"192.0.2.1".into(), &"models.example".into()));
+    assert!(first["since"].is_string() && first["until"].is_string() && last["name"].is_null());
     // Whatever is printed is described.
     let described = include_str!("../../../docs/control.md");
     let mut keys = Vec::new();

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use egress_warden::allowlist::Action;
 use egress_warden::control::Server;
+use egress_warden::enforce::dns::DnsTotals;
 use egress_warden::enforce::snapshot::{
-    Delays, PolicyStatus, QuarantineStatus, Reload, RulesFrom, Tier, WorkloadStatus,
+    Delays, GrantStatus, PolicyStatus, QuarantineStatus, Reload, RulesFrom, Tier, WorkloadStatus,
 };
 use egress_warden::enforce::totals::Older;
 use egress_warden::enforce::{Handle, Refusal, Request, Snapshot};
@@ -224,6 +225,7 @@ pub(crate) fn workload(path: &Path) -> WorkloadStatus {
         enforced_since: Some(then()),
         failure: None,
         quarantine: None,
+        grants: Vec::new(),
         state: Box::new(State::EMPTY),
     }
 }
@@ -253,6 +255,7 @@ pub(crate) fn node(workloads: Vec<WorkloadStatus>) -> Snapshot {
         maps: Vec::new(),
         others: Vec::new(),
         records_lost: 0,
+        dns: DnsTotals::default(),
         ready: Ok(()),
         selftest: LastSelftest::default(),
     }
@@ -283,6 +286,14 @@ pub(crate) fn busy_node() -> Snapshot {
     odd.tier = Tier::Unenforced;
     odd.enforced_since = None;
     odd.failure = Some("an ancestor has an exclusive program".into());
+    pod.grants = (1..=5u8)
+        .map(|last| GrantStatus {
+            address: [192, 0, 2, last].into(),
+            name: (last < 5).then(|| "models.example".to_owned()),
+            since: then(),
+            until: then(),
+        })
+        .collect();
     let mut node = node(vec![job, odd, pod]);
     node.ready = Err("1 workload is not enforced".into());
     node.reload.outcome = Err("a.yaml:3:5: error: unknown key `cidr`\na.yaml:9:1: error: no `why`".into());

@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use egress_warden::allowlist::Existing;
-use egress_warden::policy::{Deny, Loopback, Mode, Origin, Policy, PortRange, Rule};
+use egress_warden::policy::{Deny, Dns, Loopback, Mode, Origin, Policy, PortRange, Rule};
 use egress_warden_common::decide::{Clock, UNSYNCHRONISED};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 
 pub(crate) struct FixedClock(pub(crate) Option<u64>);
@@ -23,7 +23,7 @@ impl Clock for FixedClock {
     }
 }
 
-fn origin(line: usize) -> Origin {
+pub(crate) fn origin(line: usize) -> Origin {
     Origin { file: PathBuf::from("policy.yaml"), line, column: 1 }
 }
 
@@ -52,19 +52,19 @@ pub(crate) fn v6_cidr() -> impl Strategy<Value = IpNet> {
         .prop_map(|(address, length)| Ipv6Net::new(Ipv6Addr::from(address), length).unwrap().trunc().into())
 }
 
-fn cidrs(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
+pub(crate) fn cidrs(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
     prop::collection::vec(prop_oneof![v4_cidr(), v6_cidr()], count)
 }
 
 pub(crate) fn port() -> impl Strategy<Value = u16> {
-    prop_oneof![8 => 0u16..12, 1 => Just(u16::MAX), 1 => Just(u16::MAX - 1)]
+    prop_oneof![8 => 0u16..12, 1 => Just(53), 1 => Just(u16::MAX), 1 => Just(u16::MAX - 1)]
 }
 
 pub(crate) fn protocol() -> impl Strategy<Value = u8> {
     prop_oneof![4 => Just(TCP), 2 => Just(UDP), 1 => Just(ICMP), 1 => Just(ICMPV6)]
 }
 
-fn port_range() -> impl Strategy<Value = PortRange> {
+pub(crate) fn port_range() -> impl Strategy<Value = PortRange> {
     (protocol(), port(), port()).prop_map(|(protocol, one, other)| PortRange {
         protocol,
         first: one.min(other),
@@ -72,7 +72,7 @@ fn port_range() -> impl Strategy<Value = PortRange> {
     })
 }
 
-fn expiry() -> impl Strategy<Value = Option<u64>> {
+pub(crate) fn expiry() -> impl Strategy<Value = Option<u64>> {
     prop_oneof![3 => Just(None), 2 => (0u64..6).prop_map(Some)]
 }
 
@@ -105,6 +105,8 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             origin: origin(1),
             mode,
             rules,
+            names: Vec::new(),
+            dns: Dns::default(),
             deny: deny.into_iter().map(|cidr| Deny { origin: None, cidr, why: "test".into() }).collect(),
             loopback,
             raw: BTreeSet::new(),
@@ -134,7 +136,9 @@ pub(crate) fn bare_policy(rules: Vec<Rule>) -> Policy {
         origin: origin(7),
         mode: Mode::Enforce,
         rules,
+        names: Vec::new(),
         deny: Vec::new(),
+        dns: Dns::default(),
         loopback: Loopback::ByNamespace,
         raw: BTreeSet::new(),
         quarantine: Vec::new(),

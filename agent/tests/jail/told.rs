@@ -140,3 +140,31 @@ fn a_process_writes_its_name_and_nothing_else() {
     assert!(text.contains("a\\u{1b}]0;x\\u{202e} (pid "), "{text:?}");
     assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
 }
+
+#[test]
+fn a_refused_name_is_counted_and_proposed_and_its_resolver_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let list = directory.path().join("list.yaml");
+    let text = "apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {name: places}\nspec:\n  to:\n    \
+                - {domains: [models.example], ports: [443], why: test}\n---\n\
+                apiVersion: egress-warden.dev/v1\nkind: EgressPolicy\nmetadata: {name: names}\nspec:\n  \
+                select: {all: true}\n  mode: enforce\n  allow: [places]\n  dns: {resolvers: [127.0.0.1/32]}\n";
+    fs::write(&list, text).expect("write");
+    let ask = "import socket\nfor _ in range(2):\n  s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n  \
+               try: s.sendto(bytes([0,1,1,0,0,1,0,0,0,0,0,0])+b'\\5model\\7example\\0\\0\\1\\0\\1',('127.0.0.1',53))\n  \
+               except OSError: pass";
+    let mut command = program();
+    command
+        .arg("exec")
+        .arg("--allowlists")
+        .arg(&list)
+        .args(["--policy", "names", "--", "python3", "-c", ask]);
+    let output = command.stdin(Stdio::null()).output().expect("start");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("  model.example  dns_name\n"), "{text}");
+    assert!(text.contains("nearest: models.example of "), "{text}");
+    let (_, proposed) = text.split_once("  to allow ").expect("a proposal");
+    assert!(proposed.contains("    - domains: [model.example]\n      ports: [443]\n"), "{text}");
+    assert!(!proposed.contains("127.0.0.1"), "{text}");
+}

@@ -1,4 +1,4 @@
-//! Names that a policy allows. They are not compiled yet, so entries are compared with entries.
+//! Names that a policy allows, name by name, against what the other set allows by name.
 //!
 //! A name counts as known before only where one old entry covers all of it: the name, where its answers may point, how
 //! long, and in quarantine. Ports may come from several. Where several old entries would only together cover a new one
@@ -9,35 +9,40 @@ use ipnet::IpNet;
 use super::policies::View;
 use super::report::Section;
 use super::words;
-use crate::allowlist::NameRule;
-use crate::policy::PortRange;
+use crate::policy::{NameRule, PortRange, names};
 use crate::ruleset::compare::added;
+
+/// One name of an entry, with ports.
+type Named<'a> = (&'a NameRule, &'a str, Vec<PortRange>);
 
 /// Tells what is allowed by name on one side only. `quarantine`: does `keep` have a meaning on both?
 pub(super) fn tell(section: &mut Section, old: &View<'_>, new: &View<'_>, quarantine: bool) {
-    for (rule, ports) in beyond(&new.names, &old.names, quarantine) {
-        let label = if only_kept(rule, &old.names) { "newly kept" } else { "name allowed" };
-        let text = format!("{}  by {}: {}", describe(rule, &ports, quarantine), place(rule), rule.why);
+    let (old, new) = (&old.policy.names, &new.policy.names);
+    for named in beyond(new, old, quarantine) {
+        let (rule, name, _) = named;
+        let label = if only_kept(rule, name, old) { "newly kept" } else { "name allowed" };
+        let text = format!("{}  by {}: {}", describe(&named, quarantine), place(rule), rule.why);
         section.tell(label, text, true);
     }
-    for (rule, ports) in beyond(&old.names, &new.names, quarantine) {
-        let label = if only_kept(rule, &new.names) { "no longer kept" } else { "name refused" };
-        let text = format!("{}  was {}", describe(rule, &ports, quarantine), place(rule));
+    for named in beyond(old, new, quarantine) {
+        let (rule, name, _) = named;
+        let label = if only_kept(rule, name, new) { "no longer kept" } else { "name refused" };
+        let text = format!("{}  was {}", describe(&named, quarantine), place(rule));
         section.tell(label, text, false);
     }
 }
 
 /// Is what the other side lacks no more than that the name stays open in quarantine?
-fn only_kept(rule: &NameRule, others: &[NameRule]) -> bool {
-    beyond(std::slice::from_ref(rule), others, false).is_empty()
+fn only_kept(rule: &NameRule, name: &str, others: &[NameRule]) -> bool {
+    lacking(rule, name, others, false).is_empty()
 }
 
 fn place(rule: &NameRule) -> String {
     format!("{} ({})", rule.origin, rule.destinations)
 }
 
-fn describe(rule: &NameRule, ports: &[PortRange], quarantine: bool) -> String {
-    let mut text = format!("{}  {}", rule.name, words::ports(ports));
+fn describe((rule, name, ports): &Named<'_>, quarantine: bool) -> String {
+    let mut text = format!("{name}  {}", words::ports(ports));
     if let Some(cidrs) = &rule.resolves_to {
         text.push_str(&format!(", resolving to {}", words::cidrs(cidrs)));
     }
@@ -51,40 +56,36 @@ fn describe(rule: &NameRule, ports: &[PortRange], quarantine: bool) -> String {
 }
 
 /// What of `rules` no entry of `others` covers, by name and place.
-fn beyond<'a>(
-    rules: &'a [NameRule],
-    others: &[NameRule],
-    quarantine: bool,
-) -> Vec<(&'a NameRule, Vec<PortRange>)> {
-    let mut found: Vec<(&NameRule, Vec<PortRange>)> = rules
-        .iter()
-        .map(|rule| {
-            let covering = others.iter().filter(|other| covers(other, rule, quarantine));
-            let known: Vec<PortRange> = covering.flat_map(|other| other.ports.iter().copied()).collect();
-            (rule, without(&rule.ports, &known))
-        })
-        .filter(|(_, ports)| !ports.is_empty())
+fn beyond<'a>(rules: &'a [NameRule], others: &[NameRule], quarantine: bool) -> Vec<Named<'a>> {
+    let all = rules.iter().flat_map(|rule| rule.names.iter().map(move |name| (rule, name.as_str())));
+    let mut found: Vec<Named<'_>> = all
+        .map(|(rule, name)| (rule, name, lacking(rule, name, others, quarantine)))
+        .filter(|(_, _, ports)| !ports.is_empty())
         .collect();
-    found.sort_by(|(a, _), (b, _)| (&a.name, &a.origin).cmp(&(&b.name, &b.origin)));
+    found.sort_by(|(a, one, _), (b, other, _)| (one, &a.origin).cmp(&(other, &b.origin)));
     found
 }
 
-/// Does `wide` allow all that `narrow` does, ports apart?
-fn covers(wide: &NameRule, narrow: &NameRule, quarantine: bool) -> bool {
+/// The ports that no other entry opens for this name of an entry.
+fn lacking(rule: &NameRule, name: &str, others: &[NameRule], quarantine: bool) -> Vec<PortRange> {
+    let covering = others.iter().filter(|other| covers(other, rule, name, quarantine));
+    let known: Vec<PortRange> = covering.flat_map(|other| other.ports.iter().copied()).collect();
+    without(&rule.ports, &known)
+}
+
+/// Does `wide` allow all that `narrow` does of this name, ports apart?
+fn covers(wide: &NameRule, narrow: &NameRule, name: &str, quarantine: bool) -> bool {
     let until = |rule: &NameRule| rule.expires.unwrap_or(u64::MAX);
-    covers_name(&wide.name, &narrow.name)
+    wide.names.iter().any(|wide| covers_name(wide, name))
         && until(wide) >= until(narrow)
         && (wide.keep || !narrow.keep || !quarantine)
         && covers_answers(wide.resolves_to.as_deref(), narrow.resolves_to.as_deref())
 }
 
+/// Are all the names of one pattern among those of the other?
 fn covers_name(wide: &str, narrow: &str) -> bool {
-    let names = narrow.strip_prefix("*.").unwrap_or(narrow);
-    wide == narrow
-        || wide
-            .strip_prefix("*.")
-            .and_then(|base| names.strip_suffix(base))
-            .is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+    let below = narrow.strip_prefix("*.").unwrap_or(narrow);
+    wide == narrow || (wide.starts_with("*.") && names::covers(wide, below))
 }
 
 /// Without `resolvesTo` answers may point to global unicast addresses, which is neither more nor less than a list.
@@ -123,7 +124,7 @@ mod tests {
             origin: Origin { file: "lists.yaml".into(), line: 3, column: 5 },
             destinations: "internal".to_owned(),
             why: "registry".to_owned(),
-            name: name.to_owned(),
+            names: vec![name.to_owned()],
             resolves_to: None,
             ports: ports.iter().map(|&(first, last)| PortRange { protocol: 6, first, last }).collect(),
             expires: None,
@@ -132,7 +133,7 @@ mod tests {
     }
 
     fn told(new: NameRule, old: &[NameRule]) -> String {
-        beyond(&[new], old, true).iter().map(|(rule, ports)| describe(rule, ports, true)).collect()
+        beyond(&[new], old, true).iter().map(|named| describe(named, true)).collect()
     }
 
     #[test]

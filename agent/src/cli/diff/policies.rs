@@ -6,8 +6,8 @@ use egress_warden_common::ruleset::FOREVER;
 
 use super::report::{Addresses, Section};
 use super::{Side, names, settings, words};
-use crate::allowlist::{Existing, NameRule, Select, Settings};
-use crate::policy::{Loopback, Policy, metadata};
+use crate::allowlist::{Existing, Select, Settings};
+use crate::policy::{Dns, Loopback, Policy, metadata};
 use crate::ruleset::compare::{self, Change, Difference, Effect, Refusal, Standing};
 use crate::ruleset::{Compiled, RuleInfo, compile};
 
@@ -17,7 +17,6 @@ pub(super) struct View<'a> {
     pub(super) policy: &'a Policy,
     pub(super) compiled: &'a Compiled,
     pub(super) settings: &'a Settings,
-    pub(super) names: Vec<NameRule>,
     pub(super) select: &'a Select,
 }
 
@@ -25,7 +24,7 @@ impl<'a> View<'a> {
     fn of(side: &'a Side, name: &str) -> Option<Self> {
         let (policy, compiled) = side.policy(name)?;
         let (settings, select) = (side.set.settings(name)?, side.set.select(name)?);
-        Some(Self { policy, compiled, settings, names: side.set.names(name), select })
+        Some(Self { policy, compiled, settings, select })
     }
 }
 
@@ -62,13 +61,7 @@ fn added(old: &Side, new: &View<'_>) -> Section {
     let nothing = nothing(new.policy);
     let compiled = compile(&nothing).expect("a policy that allows nothing fits");
     let settings = Settings::default();
-    let before = View {
-        policy: &nothing,
-        compiled: &compiled,
-        settings: &settings,
-        names: Vec::new(),
-        select: new.select,
-    };
+    let before = View { policy: &nothing, compiled: &compiled, settings: &settings, select: new.select };
     tell_differences(&mut section, &before, new);
     let names = old.policies.iter().map(|(policy, _)| policy.name.as_str());
     let same: Vec<&str> = names
@@ -90,11 +83,12 @@ fn certainly_overlap(one: &Select, other: &Select) -> bool {
 /// Does it add something to other policies on the same workload? (What merges by intersection, or where the stricter
 /// wins, does not.)
 fn opens(new: &View<'_>) -> bool {
-    let Settings { search, types, ttl, .. } = Settings::default();
+    let Dns { search, types, ttl, .. } = Dns::default();
+    let dns = &new.policy.dns;
     !new.policy.rules.is_empty()
-        || !new.names.is_empty()
+        || !new.policy.names.is_empty()
         || new.policy.opens_metadata()
-        || (&new.settings.search, &new.settings.types, &new.settings.ttl) != (&search, &types, &ttl)
+        || (&dns.search, &dns.types, &dns.ttl) != (&search, &types, &ttl)
 }
 
 fn nothing(policy: &Policy) -> Policy {
@@ -103,6 +97,9 @@ fn nothing(policy: &Policy) -> Policy {
         origin: policy.origin.clone(),
         mode: policy.mode,
         rules: Vec::new(),
+        names: Vec::new(),
+        // Whether port 53 is judged is said by the new policy's names; here only what differs beside.
+        dns: Dns { judged: policy.dns.judged, ..Dns::default() },
         deny: metadata::denies().collect(),
         loopback: Loopback::default(),
         raw: BTreeSet::new(),

@@ -1,12 +1,12 @@
 //! What a policy says beside its destinations.
 
-use ipnet::IpNet;
+use std::collections::BTreeSet;
 
 use super::policies::View;
 use super::report::Section;
 use super::words;
-use crate::allowlist::{Action, Existing, Scope, Settings};
-use crate::policy::{Loopback, Mode, Policy, Quarantine};
+use crate::allowlist::{Action, Existing, Scope, Settings, type_name};
+use crate::policy::{Dns, Loopback, Mode, Policy, Quarantine};
 use crate::ruleset::compare::added;
 
 /// Tells every difference, in the order of the keys.
@@ -30,11 +30,14 @@ pub(super) fn tell(section: &mut Section, old: &View<'_>, new: &View<'_>) {
     told("loopback", loopback(before), loopback(after), openness(after) > openness(before));
     let (before, after) = (old.settings, new.settings);
     told("existing", existing(before), existing(after), after.existing > before.existing);
-    let looser = resolvers_broaden(before.resolvers.as_deref(), after.resolvers.as_deref());
-    told("dns.resolvers", resolvers(before), resolvers(after), looser);
-    let looser = after.ttl.0 > before.ttl.0 || after.ttl.1 > before.ttl.1;
-    told("dns.ttl", ttl(before), ttl(after), looser);
-    tell_sets(section, before, after);
+    let (before, after) = (&old.policy.dns, &new.policy.dns);
+    told("dns.resolvers", resolvers(before), resolvers(after), resolvers_broaden(before, after));
+    // Where one of them judges no DNS, the rest of `dns` has no meaning there.
+    if before.judged && after.judged {
+        let looser = after.ttl.0 > before.ttl.0 || after.ttl.1 > before.ttl.1;
+        told("dns.ttl", ttl(before), ttl(after), looser);
+    }
+    tell_sets(section, old, new);
     tell_quarantine(section, old, new);
 }
 
@@ -71,36 +74,44 @@ fn existing(settings: &Settings) -> String {
     text.to_owned()
 }
 
-fn resolvers(settings: &Settings) -> String {
-    match &settings.resolvers {
+fn resolvers(dns: &Dns) -> String {
+    match &dns.resolvers {
+        _ if !dns.judged => "none: port 53 is a port as any other".to_owned(),
         Some(cidrs) => words::cidrs(&added(&[], cidrs)),
         None => "the workload's own, if private".to_owned(),
     }
 }
 
-/// Which resolvers are a workload's own is not known here, so a change from or to them may broaden.
-fn resolvers_broaden(old: Option<&[IpNet]>, new: Option<&[IpNet]>) -> bool {
-    match (old, new) {
+/// Which resolvers are a workload's own is not known here, so a change from or to them may broaden. (What entries open on
+/// port 53 of a policy that does not judge it is among the addresses.)
+fn resolvers_broaden(old: &Dns, new: &Dns) -> bool {
+    match (&old.resolvers, &new.resolvers) {
+        _ if !old.judged || !new.judged => new.judged,
         (Some(old), Some(new)) => !added(old, new).is_empty(),
         _ => true,
     }
 }
 
-fn ttl(settings: &Settings) -> String {
-    let (min, max) = settings.ttl;
-    format!("{} to {}", words::duration(min), words::duration(max))
+fn ttl(dns: &Dns) -> String {
+    let [min, max] =
+        [dns.ttl.0, dns.ttl.1].map(|seconds| words::duration(u64::from(seconds) * 1_000_000_000));
+    format!("{min} to {max}")
 }
 
 /// Keys with a list: more of `require` is stricter, more of the others looser.
-fn tell_sets(section: &mut Section, old: &Settings, new: &Settings) {
-    let lists = [
-        ("raw", &old.raw, &new.raw, false),
-        ("dns.search", &old.search, &new.search, false),
-        ("dns.types", &old.types, &new.types, false),
-        ("require", &old.require, &new.require, true),
+fn tell_sets(section: &mut Section, old: &View<'_>, new: &View<'_>) {
+    let types = |view: &View<'_>| view.policy.dns.types.iter().copied().map(type_name).collect();
+    let lists: [(_, BTreeSet<String>, BTreeSet<String>, _); 4] = [
+        ("raw", old.settings.raw.clone(), new.settings.raw.clone(), false),
+        ("dns.search", old.policy.dns.search.clone(), new.policy.dns.search.clone(), false),
+        ("dns.types", types(old), types(new), false),
+        ("require", old.settings.require.clone(), new.settings.require.clone(), true),
     ];
-    for (label, old, new, stricter) in lists {
-        let (more, less) = (joined(new.difference(old)), joined(old.difference(new)));
+    let judged = old.policy.dns.judged && new.policy.dns.judged;
+    for (label, old, new, stricter) in
+        lists.into_iter().filter(|(label, ..)| judged || !label.starts_with("dns."))
+    {
+        let (more, less) = (joined(new.difference(&old)), joined(old.difference(&new)));
         let parts: Vec<String> = [("added", &more), ("removed", &less)]
             .into_iter()
             .filter(|(_, words)| !words.is_empty())

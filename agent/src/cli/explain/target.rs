@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::policy::icmp;
-use crate::ruleset::attempt::Attempt;
+use crate::ruleset::attempt::{Attempt, NamedAttempt};
 
 /// What `--to` means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// An address with a port and a protocol.
     Attempt(Attempt),
-    /// A host name, in lower case and without a closing dot.
-    Name(String),
+    /// A host name with the same.
+    Name(NamedAttempt),
 }
 
 /// What is wrong with `--to`.
@@ -70,11 +70,8 @@ impl Target {
                 Ok(Self::Attempt(Attempt { address, protocol, port: number(protocol, port)? }))
             }
             Host::Name(name) => {
-                // The family, and with it the message type, is not known; a port can be read.
-                if protocol != IPPROTO_ICMP {
-                    number(protocol, port)?;
-                }
-                Ok(Self::Name(name))
+                let (v4, v6) = at_either(protocol, port)?;
+                Ok(Self::Name(NamedAttempt { name, protocol, v4, v6 }))
             }
         }
     }
@@ -120,6 +117,18 @@ fn name(host: &str) -> Result<String, TargetError> {
     Ok(name.to_owned())
 }
 
+/// The port at an IPv4 and at an IPv6 address: which one a name stands for is not known.
+fn at_either(protocol: u8, text: &str) -> Result<(Option<u16>, Option<u16>), TargetError> {
+    if protocol != IPPROTO_ICMP {
+        let port = Some(number(protocol, text)?);
+        return Ok((port, port));
+    }
+    match (number(IPPROTO_ICMP, text), number(IPPROTO_ICMPV6, text)) {
+        (Err(error), Err(_)) => Err(error),
+        (v4, v6) => Ok((v4.ok(), v6.ok())),
+    }
+}
+
 fn number(protocol: u8, text: &str) -> Result<u16, TargetError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     if matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
@@ -145,7 +154,7 @@ mod tests {
     fn read(text: &str) -> String {
         match Target::parse(text) {
             Ok(Target::Attempt(attempt)) => attempt.to_string(),
-            Ok(Target::Name(name)) => format!("name {name}"),
+            Ok(Target::Name(attempt)) => format!("name {attempt}"),
             Err(error) => format!("error: {error}"),
         }
     }
@@ -161,8 +170,9 @@ mod tests {
             ("10.0.0.1:8/icmp", "10.0.0.1:echo-request/icmp"),
             ("[fd00::1]:128/icmp", "[fd00::1]:echo-request/icmp"),
             ("[fd00::1]:packet-too-big/icmp", "[fd00::1]:packet-too-big/icmp"),
-            ("Registry.Corp.Example.:443", "name registry.corp.example"),
-            ("localhost:echo-request/icmp", "name localhost"),
+            ("Registry.Corp.Example.:443", "name registry.corp.example:443/tcp"),
+            ("localhost:echo-request/icmp", "name localhost:echo-request/icmp"),
+            ("localhost:packet-too-big/icmp", "name localhost:packet-too-big/icmp"),
         ] {
             assert_eq!(read(text), meaning, "{text}");
         }

@@ -1,8 +1,8 @@
 use clap::Parser;
 
 use super::*;
-use crate::policy::Deny;
-use crate::ruleset::testing::{policy, rule};
+use crate::policy::{Deny, Dns, PortRange};
+use crate::ruleset::testing::{name_rule, policy, rule};
 
 struct FixedClock(Option<u64>);
 
@@ -43,14 +43,24 @@ impl Allowlists for Policy {
         others()
     }
 
-    fn domains(&self, _: &str) -> Vec<DomainEntry> {
-        let entry = |line, pattern: &str| DomainEntry {
-            origin: Origin { file: "lists.yaml".into(), line, column: 5 },
-            destinations: "models".to_owned(),
-            pattern: pattern.to_owned(),
-        };
-        vec![entry(50, "*.example"), entry(51, "*.corp.example"), entry(52, "a.corp.example")]
+    fn names(&self) -> Vec<NameRule> {
+        let others = [name_rule("mirror", 60, &["files.index.example"], &[443])];
+        self.names.iter().cloned().chain(others).collect()
     }
+}
+
+/// A policy that allows by name as well.
+fn by_name() -> Policy {
+    let mut policy = lists();
+    let mut private = name_rule("models", 54, &["registry.corp.example"], &[5000]);
+    private.resolves_to = Some(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+    let mut brief = name_rule("models", 56, &["brief.corp.example"], &[443]);
+    brief.expires = Some(DEADLINE);
+    let wild = name_rule("models", 50, &["*.corp.example", "registry.corp.example"], &[443]);
+    policy.names = vec![wild, private, brief];
+    let resolvers = Some(vec!["10.96.0.10/32".parse().unwrap()]);
+    policy.dns = Dns { judged: true, resolvers, ..Dns::default() };
+    policy
 }
 
 fn asked(policy: &Policy, name: &str, to: &str, clock: Option<u64>) -> (u8, String) {
@@ -154,14 +164,117 @@ fn loopback_depends_on_the_namespace() {
 }
 
 #[test]
-fn a_name_is_an_error_that_says_what_it_would_be() {
-    let (code, text) = answer(&lists(), "A.Corp.Example:443");
-    assert_eq!(code, 1);
-    assert!(text.contains("names are not enforced yet; give its address"), "{text}");
-    assert!(text.contains("a.corp.example of lists.yaml:52:5 (models)"), "{text}");
-    assert!(answer(&lists(), "x.y.corp.example:443").1.contains("*.corp.example of lists.yaml:51:5"));
-    assert!(answer(&lists(), "corp.example:443").1.contains("*.example of lists.yaml:50:5"));
-    assert!(answer(&lists(), "xexample:443").1.contains("No `domains` entry"));
+fn an_allowed_name_names_its_entry_and_what_is_still_open() {
+    let global =
+        "at the addresses that a resolver of the policy answers for it, where they are global unicast";
+    let line = |name: &str| {
+        format!("allowed  {name}:443/tcp  by lists.yaml:50:5 (models): registry\n         {global}")
+    };
+    assert_eq!(answer(&by_name(), "A.Corp.Example:443"), expected(0, &line("a.corp.example")));
+    assert_eq!(answer(&by_name(), "x.y.corp.example:443/tcp"), expected(0, &line("x.y.corp.example")));
+    let inside = global.replace("global unicast", "inside resolvesTo: [10.0.0.0/8, fd00::/8]");
+    assert_eq!(
+        answer(&by_name(), "registry.corp.example:5000"),
+        expected(
+            0,
+            &format!(
+                "allowed  registry.corp.example:5000/tcp  by lists.yaml:54:5 (models): registry\n         {inside}"
+            )
+        )
+    );
+    let mut denying = by_name();
+    denying.deny[0].origin = Some(denying.origin.clone());
+    assert!(answer(&denying, "a.corp.example:443").1.ends_with("global unicast and not in `deny`"));
+}
+
+#[test]
+fn a_name_that_several_entries_open_names_each() {
+    let mut policy = by_name();
+    policy.names[1].ports = policy.names[0].ports.clone();
+    let (code, text) = answer(&policy, "registry.corp.example:443");
+    assert_eq!(code, 0);
+    assert!(text.contains("by lists.yaml:50:5 (models): registry\n"), "{text}");
+    assert!(text.ends_with("fd00::/8]; by lists.yaml:54:5 (models): registry"), "{text}");
+}
+
+#[test]
+fn a_refused_name_names_the_reason_and_the_nearest_miss() {
+    for (to, reason, near) in [
+        ("corp.example:443", "dns_name", "*.corp.example of lists.yaml:50:5 (models) is for what is below"),
+        ("files.index.example:443", "dns_name", "lists.yaml:60:5 (mirror) covers it; add mirror to allow"),
+        ("xcorp.example:443", "dns_name", ""),
+        ("a.corp.example:80", "port_not_allowed", "covers a.corp.example on 443"),
+        ("registry.corp.example:5001", "port_not_allowed", "lists.yaml:54:5 (models) covers"),
+        ("a.corp.example:443/udp", "protocol_not_allowed", "covers a.corp.example on 443"),
+        ("a.corp.example:echo-request/icmp", "protocol_not_allowed", "covers a.corp.example on 443"),
+        ("a.corp.example:53/udp", "dns_server", ""),
+        ("a.corp.example:53", "dns_tcp", ""),
+    ] {
+        let (code, text) = answer(&by_name(), to);
+        assert_eq!(code, 3, "{to}: {text}");
+        assert!(text.contains(&format!("  {reason}: ")), "{to}: {text}");
+        assert_eq!(text.contains("nearest: "), !near.is_empty(), "{to}: {text}");
+        assert!(text.contains(near), "{to}: {text}");
+    }
+    assert!(answer(&lists(), "a.corp.example:443").1.contains("does not judge DNS"));
+    let long = format!("{}.corp.example:443", "a.".repeat(120).trim_end_matches('.'));
+    assert!(answer(&by_name(), &long).1.contains("dns_malformed: "));
+    let mut few = by_name();
+    few.dns.types = [65].into();
+    let (code, text) = answer(&few, "a.corp.example:443");
+    assert_eq!(code, 3);
+    assert!(
+        text.contains("  dns_type: ") && text.ends_with("`dns.types` of policy training are HTTPS"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_deadline_of_a_name_is_told_before_and_after() {
+    let mut policy = by_name();
+    policy.names.remove(0);
+    let (code, text) = answer(&policy, "brief.corp.example:443");
+    assert_eq!(code, 0);
+    assert!(text.contains("\n         until 2026-12-31T00:00:00Z\n"), "{text}");
+    let (code, text) = asked(&policy, "training", "brief.corp.example:443", Some(DEADLINE));
+    assert_eq!(code, 3);
+    assert!(text.contains("  expired: "), "{text}");
+    assert!(text.ends_with("lists.yaml:56:5 (models) expired at 2026-12-31T00:00:00Z"), "{text}");
+}
+
+#[test]
+fn icmp_at_a_name_is_that_of_either_family() {
+    let mut policy = by_name();
+    policy.names[0].ports = vec![PortRange { protocol: 58, first: 128, last: 128 }];
+    assert_eq!(answer(&policy, "a.corp.example:echo-request/icmp").0, 0);
+    assert_eq!(answer(&policy, "a.corp.example:timestamp-request/icmp").0, 3);
+    policy.names[0].ports = vec![PortRange { protocol: 1, first: 13, last: 13 }];
+    assert_eq!(answer(&policy, "a.corp.example:timestamp-request/icmp").0, 0);
+}
+
+#[test]
+fn a_resolver_is_told_apart_from_other_servers() {
+    assert_eq!(
+        answer(&by_name(), "10.96.0.10:53/udp"),
+        expected(
+            0,
+            "allowed  10.96.0.10:53/udp  by `dns.resolvers` of policy training at policy.yaml:7:1\n         \
+             for queries of type A, AAAA, SVCB, HTTPS, for names that the policy allows"
+        )
+    );
+    assert_eq!(
+        answer(&by_name(), "10.0.0.5:53/udp"),
+        expected(
+            3,
+            "refused  10.0.0.5:53/udp  dns_server: a query to an address that is no resolver of the policy\n         \
+             the resolvers of policy training are 10.96.0.10/32"
+        )
+    );
+    assert!(answer(&by_name(), "10.96.0.10:53").1.contains("  dns_tcp: "));
+    let mut own = by_name();
+    own.dns.resolvers = None;
+    assert!(answer(&own, "10.96.0.10:53/udp").1.contains("resolvers of its own resolv.conf"));
+    assert!(answer(&by_name(), "198.51.100.1:443").1.ends_with("answered for it: ask with the name"));
 }
 
 #[test]
@@ -190,7 +303,7 @@ fn several_paths_may_follow_one_flag() {
 #[test]
 fn an_allowed_icmp_message_says_what_a_raw_socket_needs() {
     let mut lists = lists();
-    lists.rules[0].ports.push(crate::policy::PortRange { protocol: 1, first: 8, last: 8 });
+    lists.rules[0].ports.push(PortRange { protocol: 1, first: 8, last: 8 });
     let allowed = "allowed  10.0.0.5:echo-request/icmp  by lists.yaml:12:5 (internal): object store";
     let note = "\n         by a ping socket; a raw one, as ping uses as root, is refused until the policy says raw: [icmp]";
     assert_eq!(answer(&lists, "10.0.0.5:echo-request/icmp"), expected(0, &format!("{allowed}{note}")));

@@ -16,13 +16,14 @@ use super::regions::{Region, Regions};
 use super::slots::Slots;
 use super::watch::Watch;
 use super::{Bound, Node, NodeError, NodeOptions, hash, length_in};
+use crate::kernel::clock::boot_ns;
 use crate::kernel::maps::Maps;
 use crate::kernel::object::{load_object, take_ring};
 use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
 /// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 18] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
@@ -37,6 +38,10 @@ const MAPS: [&str; 14] = [
     "SOCKETS",
     "NAMED",
     "UDP_FLOWS",
+    "PENDINGS",
+    "GRANTS",
+    "GRANTED_NAMES",
+    "SCRATCH",
 ];
 
 /// A workload that an earlier agent left enforced.
@@ -112,6 +117,7 @@ impl Node {
         if !listed.is_empty() || !linked.is_empty() {
             self.reclaim()?;
         }
+        self.sweep_grants(boot_ns()?)?;
         self.workloads.iter().map(|(cgroup, bound)| self.adopted(*cgroup, bound, &hashes)).collect()
     }
 
@@ -221,5 +227,6 @@ fn pinned_sizes(directory: &Directory, wanted: Sizes) -> Sizes {
         words: pinned("WORDS").unwrap_or(wanted.words),
         workloads: pinned("BINDINGS").unwrap_or(wanted.workloads),
         refused_destinations: pinned("REFUSED").unwrap_or(wanted.refused_destinations),
+        names: wanted.names,
     }
 }

@@ -13,6 +13,7 @@ mod error;
 mod grace;
 mod kept;
 mod link;
+mod names;
 mod programs;
 mod read;
 mod regions;
@@ -30,7 +31,9 @@ use aya::maps::{MapData, RingBuf};
 use egress_warden_common::Address;
 use egress_warden_common::limits::{MAX_REFUSED_DESTINATIONS, MAX_WORKLOADS};
 use egress_warden_common::ruleset::{FLAGS, FLAGS_MARK, HEADER_WORDS, LENGTH, VERSION};
-use egress_warden_common::state::{Binding, Interface, Kept, KeptKey, LocalKey, NODE_SLOT};
+use egress_warden_common::state::{
+    Binding, Interface, Kept, KeptKey, LocalKey, NODE_SLOT, RESOLVER_INTERFACE, UPLINK_BACKSTOP, UPLINK_BARE,
+};
 
 use self::directory::Directory;
 use self::programs::Programs;
@@ -38,6 +41,7 @@ use self::regions::{Region, Regions};
 use self::slots::Slots;
 use self::watch::Watch;
 use super::attach::Ancestor;
+use super::clock::boot_ns;
 use super::maps::{Maps, binding_flags, local_keys};
 use super::object::Logger;
 use super::{KernelError, OtherProgram, OwnNamespace, Sizes, others};
@@ -67,6 +71,7 @@ impl Default for NodeOptions {
             words: 1 << 21,
             workloads: MAX_WORKLOADS,
             refused_destinations: MAX_REFUSED_DESTINATIONS,
+            names: true,
         };
         Self { bpffs: "/sys/fs/bpf".into(), directory: "egress-warden".into(), sizes, log: false }
     }
@@ -210,12 +215,19 @@ impl Node {
     /// Tells the programs of the workload's network namespace.
     pub fn set_namespace(&mut self, cgroup_id: u64, namespace: &OwnNamespace) -> Result<(), NodeError> {
         let slot = self.slot(cgroup_id)?;
-        let keys = local_keys(slot, namespace)?;
         let bound = self.workloads.get_mut(&cgroup_id).ok_or(NodeError::NotEnforced(cgroup_id))?;
+        let resolvers = bound.locals.iter().filter(|key| key.interface == RESOLVER_INTERFACE);
+        let resolvers: Vec<LocalKey> = resolvers.copied().collect();
+        let mut keys = local_keys(slot, namespace)?;
+        // Read once: root inside may write the file.
+        if !resolvers.is_empty() {
+            keys.retain(|key| key.interface != RESOLVER_INTERFACE);
+            keys.extend(resolvers);
+        }
         // New ones first: an address that stays is never missing.
         for key in &keys {
             if !bound.locals.contains(key) {
-                self.maps.list_local(*key)?;
+                self.maps.list_local(*key, UPLINK_BARE)?;
                 bound.locals.push(*key);
             }
         }
@@ -229,6 +241,13 @@ impl Node {
         bound.locals = stay;
         gone.iter().try_for_each(|key| self.maps.unlist_local(*key))?;
         let backstops = self.set_backstop(cgroup_id, namespace)?;
+        for backstop in &backstops {
+            let key = LocalKey { address: [0; 16], slot, interface: backstop.interface.index };
+            if namespace.uplinks.contains(&key.interface) {
+                let answered = if backstop.missing.is_none() { UPLINK_BACKSTOP } else { UPLINK_BARE };
+                self.maps.list_local(key, answered)?;
+            }
+        }
         if let Some(bound) = self.workloads.get_mut(&cgroup_id) {
             bound.backstops = Some(backstops);
         }
@@ -252,7 +271,7 @@ impl Node {
             })
             .collect();
         for key in keys.iter().filter(|key| !self.own.contains(key)) {
-            self.maps.list_local(*key)?;
+            self.maps.list_local(*key, UPLINK_BARE)?;
         }
         let gone = std::mem::replace(&mut self.own, keys);
         for key in gone.iter().filter(|key| !self.own.contains(key)) {
@@ -264,9 +283,11 @@ impl Node {
     /// Ends the enforcement of a cgroup, whether that still exists or not.
     pub fn release(&mut self, cgroup_id: u64) -> Result<(), NodeError> {
         let slot = self.slot(cgroup_id)?;
+        let asked = self.maps.state(slot)?.dns.allowed > 0;
         // First: what it guards would otherwise be judged by a policy that is gone, which refuses everything.
         self.clear_backstop(slot)?;
         self.maps.remove_backends(slot)?;
+        self.maps.remove_pendings(slot)?;
         self.directory.remove_links(cgroup_id)?;
         self.maps.unlist_workload(cgroup_id)?;
         let binding = self.maps.bindings.get(slot)?;
@@ -278,7 +299,8 @@ impl Node {
         }
         self.maps.forget_refused(|other| other == slot)?;
         self.slots.retire(slot);
-        Ok(())
+        // Nothing was opened for who asked for nothing: then nobody looks through everybody's.
+        if asked { self.sweep_grants(boot_ns()?) } else { Ok(()) }
     }
 
     /// Takes all enforcement of this version out of the kernel; tells of how many cgroups.
@@ -317,8 +339,10 @@ impl Node {
             netns_cookie: 0,
             flags: binding_flags(true),
             serial: next(before.serial),
+            grants_ended: 0,
         };
         self.maps.bindings.set(slot, binding)?;
+        self.maps.add_pendings(slot, binding.serial)?;
         if let Some(namespace) = namespace {
             self.set_namespace(cgroup_id, namespace)?;
         }

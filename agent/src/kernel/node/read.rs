@@ -4,13 +4,12 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use egress_warden_common::state::{CgroupEvent, Record, RefusedKey, State, WallClock};
+use egress_warden_common::state::{CgroupEvent, NamedRecord, RefusedKey, State, WallClock};
 
 use super::{Node, NodeError};
 use crate::kernel::clock::boot_ns;
-use crate::kernel::maps::Wire;
 use crate::kernel::memory::SharedState;
-use crate::kernel::object::drain;
+use crate::kernel::object::drain_records;
 use crate::kernel::tables::pending_records;
 
 /// [`State::quarantine_rule`] of a quarantine that a person ordered.
@@ -72,14 +71,16 @@ impl Node {
         let locals: usize = self.workloads.values().map(|bound| bound.locals.len()).sum();
         let kept: usize = self.workloads.values().map(|bound| bound.kept.len()).sum();
         let (records, records_capacity) = pending_records(self.records.as_fd())?;
-        Ok(vec![
+        let mut usage = vec![
             ("words", self.regions.in_force(), self.regions.capacity().into()),
             ("workloads", self.workloads.len() as u64, self.slots.capacity() as u64),
             ("locals", locals as u64, self.maps.locals_capacity()?),
             ("kept", kept as u64, self.maps.kept_capacity()?),
             ("refused", self.maps.count_refused()?, self.maps.refused_capacity()?),
             ("records", records, records_capacity),
-        ])
+        ];
+        usage.extend(self.maps.names_usage()?);
+        Ok(usage)
     }
 
     /// Becomes readable when there are records.
@@ -88,9 +89,9 @@ impl Node {
     }
 
     /// The records written since the last call, with the workload's cgroup; `None` where that is not enforced any more.
-    pub fn drain_records(&mut self, mut each: impl FnMut(Option<u64>, &Record)) {
+    pub fn drain_records(&mut self, mut each: impl FnMut(Option<u64>, &NamedRecord)) {
         let slots = &self.slots;
-        drain(&mut self.records, |record: &Wire<Record>| each(slots.owner(record.0.slot), &record.0));
+        drain_records(&mut self.records, |record| each(slots.owner(record.record.slot), record));
     }
 
     /// Becomes readable when a cgroup was made or removed; `None` where the kernel does not tell.
