@@ -1,5 +1,7 @@
 //! The near end of the benchmark: does one operation again and again, and tells how long one took.
 
+pub mod dns;
+
 use std::hint::black_box;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -19,7 +21,8 @@ pub const DATAGRAMS_TO: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const REFUSED: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
 
 /// Reads commands, one a line, and answers each with one: `udp DESTINATIONS COUNT`, `connect PLACE COUNT` and
-/// `trip PLACE COUNT` and `bulk PLACE COUNT` with nanoseconds for one operation, `refused` with the error of a datagram to [`REFUSED`], or `sent`.
+/// `trip PLACE COUNT`, `bulk PLACE COUNT` and `ask RESOLVER COUNT` with nanoseconds for one operation; `refused`, or `reaches PLACE`,
+/// with `refused` or `sent` for a datagram to [`REFUSED`] or there.
 ///
 /// # Errors
 /// When an operation fails that should not.
@@ -35,7 +38,9 @@ pub fn serve_commands(cpu: usize) -> Result<()> {
             ["connect", place, count] => connects(place.parse()?, count.parse()?)?.to_string(),
             ["trip", place, count] => trips(place.parse()?, count.parse()?)?.to_string(),
             ["bulk", place, count] => bulk(place.parse()?, count.parse()?)?.to_string(),
-            ["refused"] => refused()?,
+            ["ask", resolver, count] => dns::asks(resolver.parse()?, count.parse()?)?.to_string(),
+            ["refused"] => reaches(SocketAddrV4::new(REFUSED, 9))?,
+            ["reaches", place] => reaches(place.parse()?)?,
             _ => bail!("no such command: {line}"),
         };
         println!("{answer}");
@@ -91,12 +96,12 @@ fn bulk(place: SocketAddrV4, count: u32) -> Result<u128> {
     Ok(taken)
 }
 
-fn refused() -> Result<String> {
+fn reaches(place: SocketAddrV4) -> Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    match socket.send_to(&PAYLOAD, SocketAddrV4::new(REFUSED, 9)) {
+    match socket.send_to(&PAYLOAD, place) {
         Ok(_) => Ok("sent".to_owned()),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok("refused".to_owned()),
-        Err(error) => Err(error).context("a datagram to the refused place"),
+        Err(error) => Err(error).with_context(|| format!("a datagram to {place}")),
     }
 }
 

@@ -17,7 +17,7 @@ const OBJ_PIN: libc::c_long = 6;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_QUERY: libc::c_long = 16;
-const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+pub(crate) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const SCHED_CLS: u32 = 3;
 const TCX_INGRESS: u32 = 46;
@@ -314,7 +314,7 @@ impl LengthFilter {
     }
 }
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+pub(crate) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is a prefix of the kernel's `union bpf_attr` without padding, its size is passed along, and what
     // it points at outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };

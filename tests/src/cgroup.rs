@@ -1,6 +1,6 @@
 //! A cgroup for one test.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -104,17 +104,24 @@ impl TestCgroup {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn spawn(&self, mut command: Command) -> Result<Child> {
-        let mut processes = self.open_processes()?;
-        // SAFETY: between fork and exec only write is called, which is async-signal-safe; nothing is allocated.
-        unsafe { command.pre_exec(move || processes.write_all(b"0")) };
-        command.spawn().with_context(|| format!("cannot start {command:?}"))
+    pub fn spawn(&self, command: Command) -> Result<Child> {
+        spawn_in(&self.path, command)
     }
+}
 
-    fn open_processes(&self) -> Result<File> {
-        let path = self.path.join("cgroup.procs");
-        OpenOptions::new().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))
-    }
+/// Starts a command inside a cgroup, from its first instruction on.
+///
+/// # Errors
+/// When it does not start.
+pub fn spawn_in(cgroup: &Path, mut command: Command) -> Result<Child> {
+    let path = cgroup.join("cgroup.procs");
+    let mut processes = OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    // SAFETY: between fork and exec only write is called, which is async-signal-safe; nothing is allocated.
+    unsafe { command.pre_exec(move || processes.write_all(b"0")) };
+    command.spawn().with_context(|| format!("cannot start {command:?}"))
 }
 
 fn start_keeper(path: &Path) -> Result<Child> {

@@ -152,11 +152,16 @@ impl FromStr for Outcome {
 /// # Errors
 /// When the crate's tests were built without its binary.
 pub fn probe_binary() -> Result<PathBuf> {
+    binary("egress-warden-probe")
+}
+
+/// A program of this crate.
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let near = test.ancestors().skip(1).take(2).map(|directory| directory.join("egress-warden-probe"));
-    near.into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        anyhow!("egress-warden-probe is not built; run `cargo build --package egress-warden-tests`")
-    })
+    let near = test.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    near.into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| anyhow!("{name} is not built; run `cargo build --package egress-warden-tests`"))
 }
 
 fn tcp(to: SocketAddr, timeout: Duration) -> io::Result<usize> {

@@ -1,11 +1,12 @@
 //! The few system calls that std does not offer. All `unsafe` of this crate's library is here and in the two
 //! `pre_exec` hooks.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::null;
 use std::time::Duration;
 
 /// Puts the calling thread into a new network namespace.
@@ -21,7 +22,10 @@ pub(crate) fn set_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The processors that the calling thread may run on.
-pub(crate) fn processors() -> io::Result<Vec<usize>> {
+///
+/// # Errors
+/// None in practice.
+pub fn processors() -> io::Result<Vec<usize>> {
     // SAFETY: a cpu_set_t is plain bits, for which all zeros is a value.
     let mut set: libc::cpu_set_t = unsafe { zeroed() };
     // SAFETY: the kernel writes at most the size that it is given into `set`.
@@ -32,13 +36,31 @@ pub(crate) fn processors() -> io::Result<Vec<usize>> {
 }
 
 /// Ties the calling thread to one processor.
-pub(crate) fn pin(cpu: usize) -> io::Result<()> {
+///
+/// # Errors
+/// When it may not run there.
+pub fn pin(cpu: usize) -> io::Result<()> {
     // SAFETY: a cpu_set_t is plain bits, for which all zeros is a value.
     let mut set: libc::cpu_set_t = unsafe { zeroed() };
     // SAFETY: the index comes from `processors`, so it is below CPU_SETSIZE.
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: the kernel reads the size that it is given from `set`.
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
+}
+
+/// A descriptor of another process, as one of the caller's: a socket keeps the cgroup and the namespace of who made it.
+///
+/// # Errors
+/// When there is no such process, or it has no such descriptor.
+pub fn take_descriptor(process: u32, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
+    // SAFETY: the descriptor is new and nobody else's.
+    let process = unsafe { OwnedFd::from_raw_fd(check(c_int::try_from(raw).unwrap_or(-1))?) };
+    // SAFETY: takes numbers.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(check(c_int::try_from(raw).unwrap_or(-1))?) })
 }
 
 /// The number of an interface in the calling thread's network namespace.
@@ -224,6 +246,75 @@ pub(crate) fn new_session() -> io::Result<()> {
 pub(crate) fn is_root() -> bool {
     // SAFETY: takes no pointers and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Gives the calling process mounts of its own that it can change without anybody else seeing it. Async-signal-safe.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: takes no pointers; affects the calling process only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the paths are C strings, and the other pointers may be null for this kind of mount.
+    check(unsafe { libc::mount(null(), c"/".as_ptr(), null(), flags, null()) }).map(drop)
+}
+
+/// Lays a file over another. Async-signal-safe.
+pub(crate) fn bind_mount(source: &CStr, place: &CStr) -> io::Result<()> {
+    // SAFETY: the paths are C strings, and the other pointers may be null for a bind mount.
+    check(unsafe { libc::mount(source.as_ptr(), place.as_ptr(), null(), libc::MS_BIND, null()) }).map(drop)
+}
+
+/// A UDP socket that is bound to a place that need not be this machine's own, in the calling thread's network namespace.
+pub(crate) fn transparent_socket(source: SocketAddr) -> io::Result<UdpSocket> {
+    let (family, level, option) = match source {
+        SocketAddr::V4(_) => (libc::AF_INET, libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::AF_INET6, libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    let socket = inet_socket(family, libc::SOCK_DGRAM, 0)?;
+    set_on(&socket, level, option)?;
+    // Who is being impersonated may be bound there as well.
+    set_on(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    bind(&socket, source)?;
+    Ok(socket.into())
+}
+
+/// Has a listener keep as many connections waiting as the kernel allows; std asks for 128.
+pub(crate) fn lengthen_backlog(listener: &impl AsFd) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::listen(listener.as_fd().as_raw_fd(), c_int::MAX) }).map(drop)
+}
+
+fn set_on(socket: &OwnedFd, level: c_int, option: c_int) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the kernel reads the size that it is given from `on`.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length_of::<c_int>())
+    })
+    .map(drop)
+}
+
+fn bind(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    match to {
+        SocketAddr::V4(to) => {
+            // SAFETY: a sockaddr_in is plain data, for which all zeros is a value.
+            let mut address: libc::sockaddr_in = unsafe { zeroed() };
+            address.sin_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default();
+            address.sin_port = to.port().to_be();
+            address.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+            // SAFETY: the kernel reads the size that it is given from `address`.
+            check(unsafe { libc::bind(fd, (&raw const address).cast(), length_of::<libc::sockaddr_in>()) })
+        }
+        SocketAddr::V6(to) => {
+            // SAFETY: a sockaddr_in6 is plain data, for which all zeros is a value.
+            let mut address: libc::sockaddr_in6 = unsafe { zeroed() };
+            address.sin6_family = libc::sa_family_t::try_from(libc::AF_INET6).unwrap_or_default();
+            address.sin6_port = to.port().to_be();
+            address.sin6_addr.s6_addr = to.ip().octets();
+            // SAFETY: the kernel reads the size that it is given from `address`.
+            check(unsafe { libc::bind(fd, (&raw const address).cast(), length_of::<libc::sockaddr_in6>()) })
+        }
+    }
+    .map(drop)
 }
 
 /// What closing does with what was not sent.

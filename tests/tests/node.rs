@@ -19,6 +19,8 @@ mod figures;
 mod followed;
 #[path = "node/loadbalancer.rs"]
 mod loadbalancer;
+#[path = "node/names.rs"]
+mod names;
 #[path = "node/older.rs"]
 mod older;
 #[path = "node/release.rs"]

@@ -11,6 +11,8 @@ use egress_warden_tests::wait::until;
 use super::support::{Agent, Job, policy};
 
 const PLACE: &str = "cidrs: [10.77.2.2/32], ports: [80/udp]";
+/// What no version enforces yet.
+const SCOPE: &str = "mode: enforce\n  quarantine: {violations: 5, within: 60s, scope: job}";
 const PROGRAM: &str = r#"
 say("ready")
 while True:
@@ -46,7 +48,7 @@ fn bad_edits_of_every_kind_change_nothing() -> Result<()> {
         (&good.replace("allow: [places]", "allow: [nowhere]"), "list.yaml line=7 "),
         (&good.replace("10.77.2.2/32", "10.77.2.2/24"), "list.yaml line=14 "),
         (&good.replace("cidrs: [10.77.2.2/32]", "cidrsFrom: /nowhere/at/all"), "list.yaml line=14 "),
-        (&good.replace("cidrs: [10.77.2.2/32]", "domains: [a.example.test]"), "list.yaml:14:"),
+        (&good.replace("mode: enforce", SCOPE), "list.yaml:7:"),
         ("\u{0}\u{1b}[2J", "list.yaml"),
     ];
     for (text, place) in edits {

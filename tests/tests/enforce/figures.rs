@@ -137,7 +137,7 @@ fn exec_adds_little_to_a_command() -> Result<()> {
 #[test]
 fn the_verifier_walks_no_more_instructions_than_budgeted() -> Result<()> {
     const BUDGETS: [(&str, u32); 9] = [
-        ("egress", 14_000),
+        ("egress", 17_000),
         ("ingress", 11_000),
         ("note_socket", 4_000),
         ("note_bound4", 1_000),

@@ -24,7 +24,12 @@ pub(crate) fn compiled(allowlists: &Path) -> Result<Compiled> {
 
 /// Map sizes for one workload with this ruleset.
 pub(crate) fn sizes(compiled: &Compiled) -> Result<Sizes> {
-    Ok(Sizes { words: compiled.words.len().try_into()?, workloads: 1, refused_destinations: 1024 })
+    Ok(Sizes {
+        words: compiled.words.len().try_into()?,
+        workloads: 1,
+        refused_destinations: 1024,
+        names: false,
+    })
 }
 
 /// A cgroup under a policy, in a namespace of the world.

@@ -91,9 +91,7 @@ fn a_policy_that_does_not_exist() -> Result<()> {
 #[test]
 fn what_exec_cannot_enforce_is_named_with_its_place() -> Result<()> {
     let bench = with(&format!(
-        "{POLICY}  allow: [names]\n  dns: {{resolvers: [10.0.0.53/32]}}\n---\n\
-        apiVersion: egress-warden.dev/v1\nkind: Destinations\nmetadata: {{name: names}}\nspec:\n  to:\n    \
-        - domains: [registry.corp.example]\n      why: test\n"
+        "{POLICY}  allow: []\n  require: [backstop]\n  quarantine: {{violations: 5, within: 60s, action: kill}}\n"
     ))?;
     let text = bench.refused(bench.exec(&bench.arguments())?)?;
     assert!(text.starts_with("egress-warden: policy job asks for what exec cannot enforce yet"), "{text}");
@@ -105,7 +103,7 @@ fn what_exec_cannot_enforce_is_named_with_its_place() -> Result<()> {
         rest.split(':').take(2).filter(|number| number.parse::<u32>().is_ok()).count() == 2
     };
     assert!(entries.iter().all(|entry| place(entry)), "{text}");
-    assert!(text.contains("domains") && text.contains("dns"), "{text}");
+    assert!(text.contains("require") && text.contains("quarantine.action: kill"), "{text}");
     Ok(())
 }
 

@@ -89,7 +89,7 @@ impl Both {
         let rulesets = [compiled("closed")?, compiled("open")?];
         let first = u32::try_from(rulesets[0].words.len())?;
         let words = first + u32::try_from(rulesets[1].words.len())?;
-        let sizes = Sizes { words, workloads: 1, refused_destinations: 1024 };
+        let sizes = Sizes { words, workloads: 1, refused_destinations: 1024, names: false };
         let mut enforcer = Enforcer::load(Preparation::begin(), sizes, false)?;
         let [closed, open] = rulesets;
         let rulesets = [(0, closed), (first, open)];
@@ -113,7 +113,7 @@ impl Both {
                 .collect();
             let answers = self.run(index, packets)?;
             let mut records = Vec::new();
-            self.enforcer.drain_records(|record| records.push(*record));
+            self.enforcer.drain_records(|record| records.push(record.record));
             let mut records = records.iter();
             for ((packet, expected), answer) in packets.iter().zip(&expected).zip(answers) {
                 let refused = if answer == 0 {
@@ -211,6 +211,7 @@ fn expected(compiled: &Compiled, bytes: &[u8], on_loopback: bool) -> Told {
         reply: false,
         to_node: false,
         quarantined: false,
+        own_resolver: false,
     };
     let verdict = decide(&compiled.ruleset(), &Today, &facts);
     Told { reason: verdict.reason, rule: verdict.rule, packet: told }

@@ -60,7 +60,7 @@ fn enforcement_and_counters_outlive_the_agent() -> Result<()> {
     assert!(scene.attempt(PORTS[1])?.is_refused());
     assert_eq!(node.state(scene.id()?)?.violations, 3);
     let mut records = Vec::new();
-    node.drain_records(|cgroup, record| records.push((cgroup, record.port)));
+    node.drain_records(|cgroup, record| records.push((cgroup, record.record.port)));
     assert_eq!(records, [(Some(scene.id()?), PORTS[1]); 3]);
     assert_eq!(node.refused()?.iter().map(|(_, _, count)| count).sum::<u64>(), 3);
 

@@ -38,7 +38,7 @@ impl Bpffs {
     }
 
     pub(crate) fn options(&self) -> NodeOptions {
-        let sizes = Sizes { words: 1 << 12, workloads: 64, refused_destinations: 256 };
+        let sizes = Sizes { words: 1 << 12, workloads: 64, refused_destinations: 256, names: true };
         NodeOptions { bpffs: self.path().to_owned(), sizes, ..NodeOptions::default() }
     }
 

@@ -61,7 +61,12 @@ fn compiled() -> Result<Compiled> {
 }
 
 fn enforce(compiled: &Compiled, cgroup: &TestCgroup, namespace: &Namespace) -> Result<Enforcer> {
-    let sizes = Sizes { words: compiled.words.len().try_into()?, workloads: 1, refused_destinations: 64 };
+    let sizes = Sizes {
+        words: compiled.words.len().try_into()?,
+        workloads: 1,
+        refused_destinations: 64,
+        names: false,
+    };
     let mut enforcer = Enforcer::load(Preparation::begin(), sizes, false)?;
     enforcer.write_words(0, &compiled.words)?;
     // The thread is inside, the process is not: what it finds out of the host's is not meant.
@@ -244,7 +249,7 @@ fn a_quarantined_job_hears_it_at_once_and_nobody_else_does() -> Result<()> {
     assert_eq!(job.reads.len(), 0, "{:?}", job.reads);
 
     let (state, begun) = (tempfile::tempdir()?, Instant::now());
-    let judge = || refused_in_quarantine(compiled.words.clone(), HostClock, false);
+    let judge = || refused_in_quarantine(compiled.words.clone(), HostClock, false, Vec::new());
     let case = Case { cgroup: &cgroup, action: Action::Isolate, quarantined_at, release: None };
     assert_eq!(case.begin(&mut Agent::new(&state)?, Box::new(judge()))?, Vec::<String>::new());
     job.wait_for_reads(useless.len(), AT_ONCE)?;

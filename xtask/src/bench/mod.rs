@@ -3,6 +3,7 @@
 //! All variants are alive at once, each in a network namespace of its own, and take turns: whatever the machine does
 //! meanwhile it does to all of them.
 
+mod names;
 mod report;
 mod stage;
 mod wire;
@@ -13,19 +14,22 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::{build_release, run, setup};
+use names::Asking;
 use report::{Row, Run};
 use stage::{Measured, Stage, Variant};
 use wire::Wire;
 
 pub(crate) const HELP: &str = "\
-Usage: cargo xtask bench [--quick] [--json FILE]
+Usage: cargo xtask bench [--quick] [--only PART] [--json FILE]
 
 Measures nanoseconds for a 64-byte datagram (to one and to 1,024 destinations), for connect and close, and for a TCP
 round trip, with 100 and with 100,000 prefixes allowed: under nothing, under an empty program, under egress-warden, and
-under an nftables set. Before anything is measured each variant shows that it refuses what it should, and lets the rest
+under an nftables set; and for a query with its answer, with names allowed and without, and by a dnsmasq that fills a set of
+nftables. Before anything is measured each variant shows that it refuses what it should, and lets the rest
 out. Needs root; nothing of it stays on the machine. The figures mean something only on a quiet machine.
 
   --quick      few rounds: shows that everything works, in half a minute
+  --only PART  packets (the first), wire (over a veth, with the backstop) or names
   --json FILE  where the figures go (target/bench.json)";
 
 /// What is measured, with the number of operations of one turn.
@@ -47,12 +51,35 @@ const WIRE_PREFIXES: u32 = 100_000;
 const ROUNDS: usize = 40;
 const QUICK_ROUNDS: usize = 4;
 
-pub(crate) fn task(args: &[String]) -> Result<()> {
-    let (rounds, json) = read(args)?;
-    run::need_root("`cargo xtask bench`")?;
-    setup::ensure(&[setup::Group::Build, setup::Group::Bench])?;
-    build_release()?;
-    run::run(run::cargo().args(["build", "--release", "--package", "egress-warden-tests", "--bins"]))?;
+/// What of it is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Packets,
+    Wire,
+    Names,
+}
+
+impl Part {
+    const ALL: [(&str, Part); 3] = [("packets", Part::Packets), ("wire", Part::Wire), ("names", Part::Names)];
+
+    fn rows(self, rounds: usize) -> Result<Vec<Row>> {
+        match self {
+            Part::Packets => packets(rounds),
+            Part::Wire => {
+                let stages = wire::Variant::ALL.iter().map(|variant| Wire::new(*variant, WIRE_PREFIXES));
+                measure(&WIRE_OPERATIONS, &mut stages.collect::<Result<Vec<_>>>()?, WIRE_PREFIXES, rounds)
+            }
+            Part::Names => {
+                let stages = names::Variant::ALL.iter().map(|variant| Asking::new(*variant));
+                let mut stages: Vec<Asking> = stages.collect::<Result<_>>()?;
+                stages.iter_mut().try_for_each(Asking::prove)?;
+                measure(&[names::OPERATION], &mut stages, 0, rounds)
+            }
+        }
+    }
+}
+
+fn packets(rounds: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for prefixes in PREFIXES {
         let mut stages: Vec<Stage> =
@@ -60,27 +87,54 @@ pub(crate) fn task(args: &[String]) -> Result<()> {
         stages.iter_mut().try_for_each(Stage::prove)?;
         rows.extend(measure(&OPERATIONS, &mut stages, prefixes, rounds)?);
     }
-    let mut wires: Vec<Wire> =
-        wire::Variant::ALL.iter().map(|variant| Wire::new(*variant, WIRE_PREFIXES)).collect::<Result<_>>()?;
-    rows.extend(measure(&WIRE_OPERATIONS, &mut wires, WIRE_PREFIXES, rounds)?);
+    Ok(rows)
+}
+
+/// What the command line asks for.
+struct Asked {
+    rounds: usize,
+    json: PathBuf,
+    only: Option<Part>,
+}
+
+pub(crate) fn task(args: &[String]) -> Result<()> {
+    let Asked { rounds, json, only } = read(args)?;
+    run::need_root("`cargo xtask bench`")?;
+    setup::ensure(&[setup::Group::Build, setup::Group::Bench])?;
+    build_release()?;
+    run::run(run::cargo().args(["build", "--release", "--package", "egress-warden-tests", "--bins"]))?;
+    let mut rows = Vec::new();
+    for (_, part) in Part::ALL {
+        if only.is_none_or(|only| only == part) {
+            rows.extend(part.rows(rounds)?);
+        }
+    }
     let run = Run::new(rounds, rows)?;
-    print!("{}", run.table());
+    print!("{}{}", run.table(), names::summary(&run));
     fs::write(&json, run.json()).with_context(|| format!("cannot write {}", json.display()))?;
     println!("\nwritten to {}", json.display());
     Ok(())
 }
 
-fn read(args: &[String]) -> Result<(usize, PathBuf)> {
-    let (mut rounds, mut json) = (ROUNDS, run::agent_binary().with_file_name("../bench.json"));
+fn read(args: &[String]) -> Result<Asked> {
+    let json = run::agent_binary().with_file_name("../bench.json");
+    let mut asked = Asked { rounds: ROUNDS, json, only: None };
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
-            "--quick" => rounds = QUICK_ROUNDS,
-            "--json" => json = rest.next().context("--json FILE: the file is missing")?.into(),
+            "--quick" => asked.rounds = QUICK_ROUNDS,
+            "--json" => asked.json = rest.next().context("--json FILE: the file is missing")?.into(),
+            "--only" => {
+                let name = rest.next().context("--only PART: the part is missing")?;
+                let part = Part::ALL.iter().find(|(known, _)| known == name);
+                let (_, part) =
+                    part.with_context(|| format!("--only {name}: there is no such part\n\n{HELP}"))?;
+                asked.only = Some(*part);
+            }
             _ => bail!("what is `{arg}`?\n\n{HELP}"),
         }
     }
-    Ok((rounds, json))
+    Ok(asked)
 }
 
 fn measure(
@@ -105,7 +159,7 @@ fn measure(
         for (stage, figures) in stages.iter().zip(figures) {
             rows.push(Row::new(name, prefixes, stage.name(), figures));
         }
-        eprintln!("measured: {name}, {prefixes} prefixes");
+        eprintln!("measured: {name}");
     }
     Ok(rows)
 }

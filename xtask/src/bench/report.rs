@@ -70,6 +70,15 @@ impl Run {
         [compare(row.minimum, base.minimum), compare(row.median, base.median)]
     }
 
+    /// Nanoseconds that one variant of an operation takes longer than another, by minimum and by median.
+    pub(crate) fn between(&self, operation: &str, one: &str, other: &str) -> Option<[i64; 2]> {
+        let find =
+            |variant: &str| self.rows.iter().find(|row| row.operation == operation && row.variant == variant);
+        let (one, other) = (find(one)?, find(other)?);
+        let difference = |one: u64, other: u64| one.cast_signed() - other.cast_signed();
+        Some([difference(one.minimum, other.minimum), difference(one.median, other.median)])
+    }
+
     pub(crate) fn table(&self) -> String {
         let mut text = format!(
             "\nLinux {}, {} x {}, {} rounds; nanoseconds for one operation, and what is added to nothing\n",
@@ -79,7 +88,10 @@ impl Run {
         for row in &self.rows {
             if before != (row.operation, row.prefixes) {
                 before = (row.operation, row.prefixes);
-                let _ = writeln!(text, "\n{}, {} prefixes", row.operation, row.prefixes);
+                let _ = match row.prefixes {
+                    0 => writeln!(text, "\n{}", row.operation),
+                    prefixes => writeln!(text, "\n{}, {prefixes} prefixes", row.operation),
+                };
                 let _ = writeln!(
                     text,
                     "  {:<18}{:>10}{:>9}{:>8}{:>12}{:>9}{:>8}",

@@ -63,6 +63,10 @@ impl Wire {
         let cgroup = parent.path().join("job");
         fs::create_dir(&cgroup)?;
         let allowed = allowed(prefixes, world.host("peer").v4);
+        let lists = |files: &Path, select: &str| {
+            fs::write(files.join("prefixes"), allowed.join("\n"))?;
+            Ok(places(select, &files.join("prefixes")))
+        };
         let tc = match variant {
             Variant::EmptyTc => router.enter(|| bpf::empty_on_interface("job"))?,
             _ => Vec::new(),
@@ -70,8 +74,8 @@ impl Wire {
         let agent = match variant {
             Variant::Nothing | Variant::EmptyTc => None,
             // Elsewhere than the other end of the veth.
-            Variant::Cgroup => Some(Agent::start(&parent, &allowed, &Namespace::new()?)?),
-            Variant::Backstop => Some(Agent::start(&parent, &allowed, router)?),
+            Variant::Cgroup => Some(Agent::start(&parent, &Namespace::new()?, &lists)?),
+            Variant::Backstop => Some(Agent::start(&parent, router, &lists)?),
         };
         let worker = worker(job, &cgroup)?;
         if let Some(agent) = &agent {
@@ -95,7 +99,7 @@ impl Measured for Wire {
 }
 
 /// In the cgroup from its first instruction on.
-fn worker(job: &Host, cgroup: &Path) -> Result<Worker> {
+pub(super) fn worker(job: &Host, cgroup: &Path) -> Result<Worker> {
     let probe = run::agent_binary().with_file_name("egress-warden-probe");
     let mut command = job.command("sh");
     command.args(["-c", "echo 0 > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]).arg(cgroup);
@@ -104,22 +108,26 @@ fn worker(job: &Host, cgroup: &Path) -> Result<Worker> {
 }
 
 /// An agent for one cgroup.
-struct Agent {
+pub(super) struct Agent {
     child: Child,
     files: TempDir,
 }
 
 impl Agent {
-    fn start(parent: &TestCgroup, allowed: &[String], within: &Namespace) -> Result<Agent> {
+    /// `lists` is given a directory for further files, and what selects the cgroups below the parent.
+    pub(super) fn start(
+        parent: &TestCgroup,
+        within: &Namespace,
+        lists: &dyn Fn(&Path, &str) -> Result<String>,
+    ) -> Result<Agent> {
         let files = tempfile::tempdir()?;
         let path = |name: &str| files.path().join(name);
         for name in ["lists", "bpf"] {
             fs::create_dir(path(name))?;
         }
         let group = parent.path().file_name().context("a name")?.to_string_lossy().into_owned();
-        fs::write(path("prefixes"), allowed.join("\n"))?;
         let select = format!("{{cgroups: [\"/{group}/*\"]}}");
-        fs::write(path("lists/bench.yaml"), places(&select, &path("prefixes")))?;
+        fs::write(path("lists/bench.yaml"), lists(files.path(), &select)?)?;
         let config = format!(
             "allowlists: [{}]\nmetrics: {{listen: \"127.0.0.1:9464\"}}\nstate_dir: {}\ncontrol_socket: {}\n\
              selftest: {{every: off}}\n",
@@ -141,7 +149,7 @@ impl Agent {
         self.files.path().join("control/control.sock")
     }
 
-    fn wait_tier(&self, tier: &str) -> Result<()> {
+    pub(super) fn wait_tier(&self, tier: &str) -> Result<()> {
         let wanted = format!("\"tier\": \"{tier}\"");
         let shows = || {
             let mut command = Command::new(run::agent_binary());

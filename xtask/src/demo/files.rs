@@ -16,10 +16,14 @@ const PLACES: [&str; 5] = ["/mnt", "/srv", "/media", "/var/local", "/var/opt"];
 const NGINX_STATE: &str = "/var/lib/nginx";
 
 /// The files, by their path below the directory of the demo.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 12] = [
     ("allowlists/demo.yaml", include_str!("files/allowlists.yaml")),
+    ("unknown.yaml", include_str!("files/unknown.yaml")),
+    ("node.yaml", include_str!("files/node.yaml")),
+    ("dnsmasq.conf", include_str!("files/dnsmasq.conf")),
     ("hosts", include_str!("files/hosts")),
     ("nsswitch.conf", include_str!("files/nsswitch.conf")),
+    ("resolv.conf", include_str!("files/resolv.conf")),
     ("openssl.cnf", include_str!("files/openssl.cnf")),
     ("tinyproxy.conf", include_str!("files/tinyproxy.conf")),
     ("wheel.py", include_str!("files/wheel.py")),
@@ -27,8 +31,11 @@ const FILES: [(&str, &str); 8] = [
     ("outside/index.html", "hello from outside\n"),
 ];
 /// The programs of the job. A script under its own name, because that name is what the records show.
-const PROGRAMS: [(&str, &str); 2] =
-    [("stealer", include_str!("files/stealer.py")), ("noisy", include_str!("files/noisy.py"))];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("stealer", include_str!("files/stealer.py")),
+    ("noisy", include_str!("files/noisy.py")),
+    ("tunnel", include_str!("files/tunnel.py")),
+];
 
 /// Gives this process a mount namespace of its own with a directory of files in memory. Returns the directory.
 pub(super) fn mount_private() -> Result<PathBuf> {
@@ -53,7 +60,16 @@ fn in_memory(place: &Path) -> Result<()> {
         .with_context(|| format!("cannot mount a tmpfs on {}", place.display()))
 }
 
-/// Writes them, and puts the demo's own `hosts` in place of the machine's.
+/// A BPF file system of the demo's own, below its directory: what the agent pins there goes with it.
+pub(super) fn mount_bpf(directory: &Path) -> Result<()> {
+    let place = directory.join("bpf");
+    fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("egress-warden-demo"), &place, Some("bpf"), flags, Some("mode=0700"))
+        .with_context(|| format!("cannot mount a BPF file system on {}", place.display()))
+}
+
+/// Writes them, and has names come from the resolver of the demo in place of the machine's.
 pub(super) fn write_all(directory: &Path, python: &Path) -> Result<()> {
     for (name, text) in FILES {
         write(&directory.join(name), text)?;
@@ -63,8 +79,8 @@ pub(super) fn write_all(directory: &Path, python: &Path) -> Result<()> {
         write(&path, &format!("#!{} -I\n{script}", python.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
-    // Names come from here alone: `.test` is nobody's to ask for.
-    for name in ["hosts", "nsswitch.conf"] {
+    // `.test` is nobody's to ask for outside.
+    for name in ["hosts", "nsswitch.conf", "resolv.conf"] {
         let place = Path::new("/etc").join(name);
         match mount(Some(&directory.join(name)), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
             // Without it the C library reads files anyway.

@@ -3,8 +3,11 @@
 //! A [`stage::Stage`] is the small world in which it happens; the steps run real programs on it and tell a
 //! [`screen::Screen`] what was measured. A proof that does not hold makes the demo fail.
 
+mod draft;
 mod files;
 mod interrupt;
+mod names;
+mod node;
 mod quarantine;
 mod screen;
 mod stage;
@@ -43,9 +46,10 @@ fn play(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let start = Instant::now();
     screen.title("Egress Warden: what a training job may reach, and what happens to the rest")?;
     screen.prose(
-        "Five hosts around a router, each in a network namespace of its own: training job 10.77.1.2, egress proxy \
-         10.77.2.2, package index 10.77.3.2, internal service 10.77.4.2, and an outside host 10.77.5.2, which no \
-         allowlist names. Nothing touches this machine's own network. A frame counts when a packet capture on the \
+        "Seven hosts around a router, each in a network namespace of its own: training job 10.77.1.2, egress proxy \
+         10.77.2.2, package index 10.77.3.2, internal service 10.77.4.2, an outside host 10.77.5.2, which no \
+         allowlist names, resolver 10.77.6.2 (dnsmasq, for names that end in .test), and the host of the index's \
+         files 10.77.7.2. Nothing touches this machine's own network. A frame counts when a packet capture on the \
          receiving host's wire has seen it.",
     )?;
     welcome::allowlists(stage, screen)?;
@@ -53,6 +57,10 @@ fn play(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let refused = stealer::enforced(stage, screen)?;
     stealer::audited(stage, screen)?;
     stealer::who(stage, screen, &refused)?;
+    names::tunnel(stage, screen)?;
+    names::unanswered(stage, screen)?;
+    node::run(stage, screen)?;
+    draft::run(stage, screen)?;
     quarantine::run(stage, screen)?;
     screen.took(start.elapsed())
 }

@@ -114,7 +114,11 @@ impl Screen {
 
 /// A count and what is counted.
 pub(super) fn plural(count: usize, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+    match (count, word.strip_suffix('y')) {
+        (1, _) => format!("1 {word}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {word}s"),
+    }
 }
 
 /// Breaks a line at a separator where it is too wide; what follows begins with `hanging`.

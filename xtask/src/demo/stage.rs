@@ -2,7 +2,7 @@
 //!
 //! Everything in it hangs on this process, so that nothing stays whatever ends it: namespaces are held by descriptors,
 //! programs run in one cgroup that has a keeper, and files lie in memory, mounted in a mount namespace of the demo's
-//! own, where `/etc/hosts` is the demo's as well.
+//! own, where `/etc/resolv.conf` is the demo's as well.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use egress_warden_tests::server::Server;
 use egress_warden_tests::wait::{DEADLINE, until};
-use egress_warden_tests::{Host, TestCgroup, World};
+use egress_warden_tests::{Namespace, TestCgroup, World};
 
 use super::{Ran, files, interrupt};
 
@@ -46,7 +46,7 @@ impl Stage {
         let python = interpreter()?;
         let directory = files::mount_private()?;
         files::write_all(&directory, &python)?;
-        let world = World::new(&["job", "proxy", "index", "internal", "outside"])?;
+        let world = World::new(&["job", "proxy", "index", "internal", "outside", "resolver", "files"])?;
         let outside = world.host("outside");
         let echoes =
             [Server::udp_echo(outside, outside.at(53))?, Server::udp_echo(outside, outside.at_v6(53))?];
@@ -75,6 +75,15 @@ impl Stage {
         Ok(())
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where everything runs.
+    pub(super) fn cgroup(&self) -> &TestCgroup {
+        &self.cgroup
+    }
+
     pub(super) fn world(&self) -> &World {
         &self.world
     }
@@ -87,6 +96,12 @@ impl Stage {
 
     pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
         files::write(&self.directory.join(name), text)
+    }
+
+    /// A new file, for what a program prints.
+    pub(super) fn create(&self, name: &str) -> Result<File> {
+        let path = self.directory.join(name);
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Runs a command of the job to its end.
@@ -107,7 +122,7 @@ impl Stage {
     }
 
     /// A command on a host. `egress-warden` is the one that was built.
-    fn command(&self, host: &Host, line: &[&str]) -> Result<Command> {
+    pub(super) fn command(&self, host: &Namespace, line: &[&str]) -> Result<Command> {
         let [program, arguments @ ..] = line else { bail!("an empty command") };
         let mut command = match *program {
             "egress-warden" => host.command(&self.agent),
@@ -130,7 +145,7 @@ impl Stage {
         Ok(command)
     }
 
-    fn spawn(&self, command: Command) -> Result<Child> {
+    pub(super) fn spawn(&self, command: Command) -> Result<Child> {
         interrupt::check()?;
         self.cgroup.spawn(command)
     }
@@ -141,7 +156,7 @@ impl Stage {
         let authority = ["-extensions", "authority", "-keyout", "authority.key", "-out", "authority.pem"];
         let index = [
             "-subj",
-            "/CN=index.test",
+            "/CN=packages.test",
             "-extensions",
             "index",
             "-keyout",
@@ -162,13 +177,15 @@ impl Stage {
     }
 
     fn start_servers(&mut self) -> Result<()> {
-        let [index, internal, outside, proxy] =
-            [("index", 443), ("internal", 8080), ("outside", 80), ("proxy", 3128)]
-                .map(|(name, port)| self.world.host(name).at(port));
+        let at = |(name, port)| self.world.host(name).at(port);
+        let [index, files] = [("index", 443), ("files", 443)].map(at);
+        let [internal, outside] = [("internal", 8080), ("outside", 80)].map(at);
+        let [proxy, resolver] = [("proxy", 3128), ("resolver", 53)].map(at);
         let tls = "ssl; ssl_certificate index.pem; ssl_certificate_key index.key";
         let outside_v6 = self.world.host("outside").at_v6(outside.port());
         for (name, at, listen) in [
             ("index", index, format!("{index} {tls}")),
+            ("files", files, format!("{files} {tls}")),
             ("internal", internal, internal.to_string()),
             ("outside", outside, format!("{outside}; listen {outside_v6}")),
         ] {
@@ -181,6 +198,8 @@ impl Stage {
             let directory = self.directory.to_string_lossy().into_owned();
             self.serve(name, at, &["nginx", "-e", "stderr", "-p", &directory, "-c", &file])?;
         }
+        let dnsmasq = ["dnsmasq", "--keep-in-foreground", "--conf-file=dnsmasq.conf", "--pid-file="];
+        self.serve("resolver", resolver, &dnsmasq)?;
         self.serve("proxy", proxy, &["tinyproxy", "-d", "-c", "tinyproxy.conf"])
     }
 
@@ -189,7 +208,7 @@ impl Stage {
         let host = self.world.host(name);
         let mut command = self.command(host, line)?;
         let log = format!("{name}.log");
-        let file = File::create(self.directory.join(&log))?;
+        let file = self.create(&log)?;
         command.stdout(file.try_clone()?).stderr(file);
         let mut program = Program(self.spawn(command)?);
         let answers = || host.enter(|| TcpStream::connect(at).is_ok());

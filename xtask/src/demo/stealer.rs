@@ -18,7 +18,7 @@ const ATTEMPTS: [(&str, bool, bool); 4] = [
     ("UDP [fd77:5::2]:53", false, false),
 ];
 /// A refusal is not a time-out. Generous, for a loaded machine.
-const AT_ONCE: Duration = Duration::from_millis(500);
+pub(super) const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// One attempt: what the stealer saw, and what the outside host's wire saw.
 struct Attempt {
@@ -145,9 +145,10 @@ pub(super) fn who(stage: &Stage, screen: &mut Screen, refused: &Ran) -> Result<(
     let complete = events
         .lines()
         .filter(|line| {
-            ["\"comm\":\"stealer\"", "\"reason\":\"not_allowlisted\"", "\"mode\":\"enforce\""]
-                .iter()
-                .all(|part| line.contains(part))
+            // To port 53 it is no resolver that is asked.
+            let reason = ["not_allowlisted", "dns_server"].map(|reason| format!("\"reason\":\"{reason}\""));
+            ["\"comm\":\"stealer\"", "\"mode\":\"enforce\""].iter().all(|part| line.contains(part))
+                && reason.iter().any(|part| line.contains(part))
         })
         .count();
     screen.prove(
@@ -155,18 +156,18 @@ pub(super) fn who(stage: &Stage, screen: &mut Screen, refused: &Ran) -> Result<(
         format!("{complete} records, one for each attempt, with process and reason"),
     )?;
 
-    explain(stage, screen, "10.77.5.2:80", "not_allowlisted")?;
-    explain(stage, screen, "10.77.4.2:22", "port_not_allowed")
+    explain(stage, screen, "10.77.3.2:443", "not_allowlisted", "ask with the name")?;
+    explain(stage, screen, "internal.test:22", "port_not_allowed", "nearest: ")
 }
 
-/// Asks for a destination that is refused for this reason.
-fn explain(stage: &Stage, screen: &mut Screen, to: &str, reason: &str) -> Result<()> {
+/// Asks for a destination that is refused for this reason, with this hint.
+fn explain(stage: &Stage, screen: &mut Screen, to: &str, reason: &str, hint: &str) -> Result<()> {
     let line = ["egress-warden", "explain", "--allowlists", "allowlists", "--policy", "training", "--to", to];
     screen.command(&line.join(" "))?;
     let ran = stage.run(&line)?;
     screen.output(&ran.stdout)?;
     screen.prove(
-        ran.code == Some(3) && ran.stdout.contains(reason) && ran.stdout.contains("nearest: "),
-        format!("explain says so without running anything (exit code 3): {reason}, and the nearest entry"),
+        ran.code == Some(3) && ran.stdout.contains(reason) && ran.stdout.contains(hint),
+        format!("explain says so without running anything (exit code 3): {reason}, and what comes nearest"),
     )
 }

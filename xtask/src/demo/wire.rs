@@ -30,6 +30,11 @@ impl<'a> Wire<'a> {
         self.capture.settle(self.job, self.host.at_v6(DISCARD))
     }
 
+    /// The same for a job whose own sentinel a backstop would refuse: what it sent last has already had its effect here.
+    pub(super) fn settle_from(&self, host: &Host) -> Result<()> {
+        self.capture.settle(host, self.host.at(DISCARD))
+    }
+
     /// How many frames from the job came in.
     pub(super) fn job_frames(&self) -> usize {
         self.frames_of(self.job, |_| true)
@@ -42,6 +47,18 @@ impl<'a> Wire<'a> {
             frame.direction == Direction::In
                 && frame.source.is_some_and(|source| source == v4 || source == v6)
                 && fits(frame)
+        })
+    }
+
+    /// How many questions of the job came in.
+    pub(super) fn queries(&self) -> usize {
+        self.frames_of(self.job, |frame| frame.destination_port == Some(53))
+    }
+
+    /// How many of them are for names below this one, which is written as in a question: each label after its length.
+    pub(super) fn queries_below(&self, name: &[u8]) -> usize {
+        self.frames_of(self.job, |frame| {
+            frame.destination_port == Some(53) && frame.payload.windows(name.len()).any(|part| part == name)
         })
     }
 

@@ -101,7 +101,7 @@ const TEST_AND_DEMO: &[Group] = &[Group::Test, Group::Demo];
 const ALL_BUT_BUILD: &[Group] = &[Group::Test, Group::Demo, Group::Vm, Group::Bench];
 
 /// Everything.
-pub(crate) const ALL_NEEDS: [Need; 17] = [
+pub(crate) const ALL_NEEDS: [Need; 23] = [
     program(BUILD, "cc", "links the host's binaries and build scripts", &["gcc", "libc6-dev"]),
     program(ALL_BUT_BUILD, "ip", "lays the wires between network namespaces", &["iproute2"]),
     program(TEST_AND_DEMO, "python3", "makes the kinds of socket that no standard tool offers", &["python3"]),
@@ -116,18 +116,24 @@ pub(crate) const ALL_NEEDS: [Need; 17] = [
         found: Found::Python("ensurepip, venv"),
         packages: &["python3-venv"],
     },
-    program(DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
-    program(DEMO, "curl", "the job's client of the proxy", &["curl", "ca-certificates"]),
+    program(TEST_AND_DEMO, "openssl", "makes the package index's certificate", &["openssl"]),
+    program(TEST_AND_DEMO, "curl", "a client of names, and of the proxy", &["curl", "ca-certificates"]),
     program(DEMO, "nginx", "serves the package index with TLS, and the other web sites", &["nginx-light"]),
     program(DEMO, "tinyproxy", "the egress proxy", &["tinyproxy-bin"]),
+    program(TEST, "unbound", "the resolver of the tests of names", &["unbound"]),
+    program(TEST_AND_DEMO, "dnsmasq", "the resolver that the job asks", &["dnsmasq-base"]),
+    program(TEST, "dig", "a client of names", &["bind9-dnsutils"]),
+    program(TEST, "musl-gcc", "builds a client of names with musl", &["musl-tools"]),
+    program(TEST, "go", "builds a client of names with Go's own resolver", &["golang-go"]),
     Need {
-        groups: DEMO,
+        groups: TEST_AND_DEMO,
         what: "pip",
-        why: "the real client of the package index",
+        why: "the real client of the package index, and what `suggest index` asks",
         found: Found::Python("pip"),
         packages: &["python3", "python3-pip"],
     },
     program(&[Group::Bench], "nft", "the peer that the benchmark measures against", &["nftables"]),
+    program(&[Group::Bench], "dnsmasq", "the same for names: it fills sets of nftables", &["dnsmasq-base"]),
     program(VM, "qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
     program(VM, "xz", "unpacks modules of newer kernels", &["xz-utils"]),
     Need {

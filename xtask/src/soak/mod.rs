@@ -1,5 +1,6 @@
 //! What takes too long for every change: a list of jobs, and a page with what each of them found last.
 
+mod names;
 mod packets;
 mod page;
 mod repeats;
@@ -19,7 +20,7 @@ Runs what takes too long for every change, and writes what it found into docs/so
 there. A job that fails writes nothing and fails the command. Needs root. Tests the agent that EGRESS_WARDEN_BIN names, where
 it is set.
 
-  --only NAME  this job only (packets, bypass, truth); may be given several times
+  --only NAME  this job only (packets, names, messages, bypass, truth); may be given several times
   --list       the jobs, and how long each takes";
 
 /// One job.
@@ -37,7 +38,7 @@ struct Job {
 /// What was measured or counted, and the value.
 type Figure = (String, String);
 
-const JOBS: &[Job] = &[packets::JOB, repeats::BYPASS, repeats::TRUTH];
+const JOBS: &[Job] = &[packets::JOB, names::JOB, names::LOADED, repeats::BYPASS, repeats::TRUTH];
 
 pub(crate) fn task(args: &[String]) -> Result<()> {
     let Some(jobs) = read(args)? else {

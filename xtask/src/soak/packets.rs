@@ -1,11 +1,9 @@
 //! Ten million packets, judged here and by the loaded program.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use super::suite::{figures, fresh_seed, passed, suite};
+use super::suite::{TEN_MILLION, many, suite};
 use super::{Figure, Job};
-
-const PACKETS: &str = "10000000";
 
 pub(super) const JOB: Job = Job {
     name: "packets",
@@ -18,13 +16,10 @@ pub(super) const JOB: Job = Job {
 };
 
 fn packets() -> Result<Vec<Figure>> {
-    let seed = fresh_seed()?;
-    let mut command = suite("fuzz")?;
-    command.args(["--release", "--", "--nocapture"]);
-    command.env("EGRESS_WARDEN_FUZZ_PACKETS", PACKETS).env("EGRESS_WARDEN_FUZZ_SEED", seed.to_string());
-    let figures = figures(&passed(&mut command).with_context(|| format!("seed {seed}"))?);
-    match figures.iter().find(|(name, _)| name == "packets") {
-        Some((_, count)) if count == PACKETS => Ok(figures),
-        _ => bail!("{PACKETS} packets were asked for, and it told of: {figures:?}"),
-    }
+    many(
+        TEN_MILLION,
+        "packets",
+        &mut suite("fuzz")?,
+        ["EGRESS_WARDEN_FUZZ_PACKETS", "EGRESS_WARDEN_FUZZ_SEED"],
+    )
 }

@@ -14,13 +14,40 @@ const AGENT: &str = "EGRESS_WARDEN_BIN";
 
 /// A command that runs a suite (`tests/tests/<name>.rs`) against the agent that ships.
 pub(super) fn suite(name: &str) -> Result<Command> {
-    let mut command = run::cargo();
-    command.args(["test", "--package", "egress-warden-tests", "--test", name]);
+    let mut command = suite_without_agent(name);
     if env::var_os(AGENT).is_none() {
         run::run(run::cargo().args(["build", "--release", "--package", "egress-warden"]))?;
         command.env(AGENT, run::agent_binary());
     }
     Ok(command)
+}
+
+/// A command that runs a suite that needs none.
+pub(super) fn suite_without_agent(name: &str) -> Command {
+    let mut command = run::cargo();
+    command.args(["test", "--package", "egress-warden-tests", "--test", name]);
+    command
+}
+
+/// As many inputs as [`many`] runs where a suite is fast.
+pub(super) const TEN_MILLION: &str = "10000000";
+
+/// Runs a suite on so many inputs of this name, optimised, with a fresh seed. The suite takes their number and the seed from
+/// these variables, and tells how many there were.
+pub(super) fn many(
+    count: &str,
+    inputs: &str,
+    command: &mut Command,
+    variables: [&str; 2],
+) -> Result<Vec<Figure>> {
+    let (seed, [count_variable, seed_variable]) = (fresh_seed()?, variables);
+    command.args(["--release", "--", "--nocapture"]);
+    command.env(count_variable, count).env(seed_variable, seed.to_string());
+    let figures = figures(&passed(command).with_context(|| format!("seed {seed}"))?);
+    match figures.iter().find(|(name, _)| name == inputs) {
+        Some((_, told)) if told == count => Ok(figures),
+        _ => bail!("{count} {inputs} were asked for, and it told of: {figures:?}"),
+    }
 }
 
 /// Runs it, and gives what it printed.

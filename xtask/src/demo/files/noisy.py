@@ -3,7 +3,10 @@ import errno
 import socket
 import sys
 
-INDEX, INTERNAL, OUTSIDE = ("10.77.3.2", 443), ("10.77.4.2", 8080), ("10.77.5.2", 80)
+# Resolved once, at the start: what an answer opened stays open, or is closed by the quarantine.
+INDEX = (socket.gethostbyname("index.packages.test"), 443)
+INTERNAL = (socket.gethostbyname("internal.test"), 8080)
+OUTSIDE = ("10.77.5.2", 80)
 
 
 def connect(to):

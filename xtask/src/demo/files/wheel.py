@@ -1,4 +1,4 @@
-"""Builds a small but complete wheel, and the page of the index that lists it."""
+"""Builds a small but complete wheel, and the page of the index that says on which host it lies."""
 import base64
 import hashlib
 import pathlib
@@ -18,10 +18,12 @@ def digest(text):
 
 
 record = "".join(f"{path},sha256={digest(text)},{len(text)}\n" for path, text in FILES.items())
-page = pathlib.Path("index/simple/demo-package")
+page, files = pathlib.Path("index/simple/demo-package"), pathlib.Path("files")
 page.mkdir(parents=True)
+files.mkdir()
 wheel = f"{NAME}-{VERSION}-py3-none-any.whl"
-with zipfile.ZipFile(page / wheel, "w") as archive:
+with zipfile.ZipFile(files / wheel, "w") as archive:
     for path, text in {**FILES, f"{INFO}/RECORD": f"{record}{INFO}/RECORD,,\n"}.items():
         archive.writestr(path, text)
-(page / "index.html").write_text(f'<!DOCTYPE html><html><body><a href="{wheel}">{wheel}</a></body></html>\n')
+link = f'<a href="https://files.packages.test/{wheel}">{wheel}</a>'
+(page / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>\n")
