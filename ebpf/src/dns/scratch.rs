@@ -101,12 +101,14 @@ pub(crate) fn read_message(skb: *mut __sk_buff, base: u32, scratch: &mut Scratch
     let Some(length) = PacketBytes::new(skb, base).load::<2>(offset + 4) else { return false };
     let length = u32::from(u16::from_be_bytes(length)).wrapping_sub(UDP_HEADER);
     scratch.message.length = length;
-    // The same where it is in bounds. Not by comparing: the verifier of Linux 6.1 loses the lower bound on the way.
+    if length == 0 || length > MAX_MESSAGE as u32 {
+        return false;
+    }
+    // The same number. The mask is for the verifier of Linux 6.1, which loses what the comparison said on the way.
     let known = (core::hint::black_box(length).wrapping_sub(1) & (MAX_MESSAGE as u32 - 1)) + 1;
     let (from, to) = (base + offset + UDP_HEADER, (&raw mut scratch.message.bytes).cast());
     // SAFETY: the program's context, and as many bytes as there is room for.
-    let read = unsafe { bpf_skb_load_bytes(skb.cast(), from, to, known) == 0 };
-    read && length == known
+    unsafe { bpf_skb_load_bytes(skb.cast(), from, to, known) == 0 }
 }
 
 /// Walks the message as a query.
