@@ -140,8 +140,6 @@ pub struct DnsCounts {
     pub allowed: u64,
     /// Queries for an allowed name under a search suffix, refused: nobody's violation.
     pub search: u64,
-    /// Answers from which something was learnt, or which have nothing to be learnt.
-    pub learnt: u64,
     /// Answers that were cut short by their server.
     pub truncated: u64,
     /// Addresses that were opened.
@@ -153,7 +151,7 @@ pub struct DnsCounts {
 impl DnsCounts {
     /// Of a workload that asked nothing.
     pub const EMPTY: Self =
-        Self { allowed: 0, search: 0, learnt: 0, truncated: 0, grants: 0, rejected: [0; Rejection::SLOTS] };
+        Self { allowed: 0, search: 0, truncated: 0, grants: 0, rejected: [0; Rejection::SLOTS] };
 }
 
 /// Why an answer, or an address in it, opened nothing.
@@ -213,7 +211,7 @@ const _: () = {
     assert!(size_of::<Grant>() == 8 + 32 * GRANT_NAMES);
     assert!(size_of::<NameKey>() == 16);
     assert!(size_of::<GrantedName>() == 16 + NAME_ROOM);
-    assert!(size_of::<DnsCounts>() == 104);
+    assert!(size_of::<DnsCounts>() == 96);
     assert!(
         PENDING_SETS.is_power_of_two() && PENDING_WAYS.is_power_of_two() && GRANT_NAMES.is_power_of_two()
     );

@@ -35,7 +35,7 @@ pub const RESOLVER_SET: u32 = 63;
 pub const NO_CLASS: u32 = 0;
 
 /// What a hash begins with.
-const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+pub(crate) const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// Takes one more character into a hash (FNV-1a). Names are read backwards: the hash of a name is on the way to the hash of
 /// every name below it.

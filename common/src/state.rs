@@ -450,7 +450,7 @@ pub struct WallClock {
 const _: () = {
     assert!(crate::ABI_VERSION == 5);
     assert!(size_of::<Binding>() == 32);
-    assert!(size_of::<State>() == 5360);
+    assert!(size_of::<State>() == 5352);
     assert!(size_of::<Process>() == 24);
     assert!(size_of::<SocketState>() == 112);
     assert!(size_of::<Approved>() == 48);

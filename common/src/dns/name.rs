@@ -1,5 +1,7 @@
 //! Names in the form that policies write them, and the reader of the question's name.
 
+use crate::names::{HASH_START, hash_step};
+
 use super::{HEADER, MAX_MESSAGE, MAX_NAME, Message, NAME_ROOM};
 
 /// A name in text: lower case, labels joined by dots, no closing dot; zeros behind it. The root has no characters.
@@ -16,16 +18,13 @@ pub struct Name {
     pub reserved: u32,
 }
 
-const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const PRIME: u64 = 0x0000_0100_0000_01b3;
-
 /// FNV-1a of these bytes, 64 bits.
 #[must_use]
 pub const fn hash(bytes: &[u8]) -> u64 {
-    let mut hash = BASIS;
+    let mut hash = HASH_START;
     let mut index = 0;
     while index < bytes.len() {
-        hash = (hash ^ bytes[index] as u64).wrapping_mul(PRIME);
+        hash = hash_step(hash, bytes[index]);
         index += 1;
     }
     hash
@@ -33,7 +32,7 @@ pub const fn hash(bytes: &[u8]) -> u64 {
 
 impl Name {
     /// The root's.
-    pub const ROOT: Name = Name { text: [0; NAME_ROOM], hash: BASIS, length: 0, reserved: 0 };
+    pub const ROOT: Name = Name { text: [0; NAME_ROOM], hash: HASH_START, length: 0, reserved: 0 };
 
     /// The characters.
     #[must_use]
@@ -135,7 +134,7 @@ impl Spelling {
                 left -= 1;
             }
             name.text[to + index] = character;
-            hash = (hash ^ u64::from(character)).wrapping_mul(PRIME);
+            hash = hash_step(hash, character);
         }
         (self.at, self.left, name.hash) = (start + CHUNK as u32, left, hash);
         // Whether it ran over the message's end is asked once, of the whole: bytes behind it make it longer only.

@@ -111,10 +111,9 @@ pub(crate) fn read_message(skb: *mut __sk_buff, base: u32, scratch: &mut Scratch
     unsafe { bpf_skb_load_bytes(skb.cast(), from, to, known) == 0 }
 }
 
-/// Walks the message as a query.
+/// Walks the message as a query, which was [`Query::reset`] before.
 #[inline(always)]
 pub(crate) fn walk_query(scratch: &mut Scratch) {
-    scratch.query.reset();
     let mut place: *mut Scratch = scratch;
     // SAFETY: `query_step` has the signature that `bpf_loop` calls, with the pointer given here.
     unsafe { bpf_loop(QUERY_STEPS, query_step as *mut c_void, (&raw mut place).cast(), 0) };
