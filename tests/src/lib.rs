@@ -33,5 +33,5 @@ pub use cgroup::{TestCgroup, cgroup2_mount, spawn_in};
 pub use frame::{Direction, Frame};
 pub use maps::ProgramMap;
 pub use netns::Namespace;
-pub use sys::{pin, processors, take_descriptor};
+pub use sys::{cut_datagrams, pin, processors, take_descriptor};
 pub use world::{Host, World};

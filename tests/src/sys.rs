@@ -283,13 +283,29 @@ pub(crate) fn lengthen_backlog(listener: &impl AsFd) -> io::Result<()> {
     check(unsafe { libc::listen(listener.as_fd().as_raw_fd(), c_int::MAX) }).map(drop)
 }
 
-fn set_on(socket: &OwnedFd, level: c_int, option: c_int) -> io::Result<()> {
-    let on: c_int = 1;
-    // SAFETY: the kernel reads the size that it is given from `on`.
-    check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length_of::<c_int>())
-    })
-    .map(drop)
+/// Lets the kernel hand several datagrams to this socket in one piece.
+pub(crate) fn merge_datagrams(socket: &impl AsFd) -> io::Result<()> {
+    set_on(socket, libc::SOL_UDP, libc::UDP_GRO)
+}
+
+/// Has what this socket sends in one call go out as datagrams of this many bytes, which stay one piece for as long as the way
+/// allows.
+///
+/// # Errors
+/// Where the kernel does not know of it.
+pub fn cut_datagrams(socket: &impl AsFd, bytes: u16) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, bytes.into())
+}
+
+fn set_on(socket: &impl AsFd, level: c_int, option: c_int) -> io::Result<()> {
+    set(socket, level, option, 1)
+}
+
+fn set(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads the size that it is given from `value`.
+    check(unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length_of::<c_int>()) })
+        .map(drop)
 }
 
 fn bind(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {

@@ -76,6 +76,14 @@ impl Insider {
         }
     }
 
+    /// Lets the kernel merge what comes to its one socket (UDP_GRO), which has asked before.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn merge(&mut self) -> Result<String> {
+        self.command("merge")
+    }
+
     /// Connects over TCP and closes: `ok` or the error's name.
     ///
     /// # Errors
@@ -148,6 +156,7 @@ pub fn serve() -> Result<()> {
         let said = match words[..] {
             ["ask", server, bytes] => inside.ask(server.parse()?, &unhex(bytes)?),
             ["receive", millis] => inside.receive(Duration::from_millis(millis.parse()?)),
+            ["merge"] => inside.merge(),
             ["connect", to] => connect(to.parse()?).map(|_| "ok".to_owned()),
             ["open", to] => inside.open(to.parse()?),
             ["echo"] => inside.echo(),
@@ -190,6 +199,11 @@ impl Inside {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok("nothing".to_owned()),
             Err(error) => Err(error),
         }
+    }
+
+    fn merge(&self) -> io::Result<String> {
+        sys::merge_datagrams(self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?)?;
+        Ok("ok".to_owned())
     }
 
     fn open(&mut self, to: SocketAddr) -> io::Result<String> {

@@ -1,9 +1,10 @@
 //! Which answers open what they point to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_warden_tests::cut_datagrams;
 use egress_warden_tests::dns::hickory_proto::op::Message;
 use egress_warden_tests::dns::hickory_proto::rr::RecordType;
 use egress_warden_tests::dns::{
@@ -148,6 +149,78 @@ fn an_answer_that_is_right_grants_and_one_that_is_wrong_does_not() -> Result<()>
         } else {
             ground.assert_refused(&mut insider, place).context(odd.what)?;
         }
+    }
+    Ok(())
+}
+
+/// Two answers that leave in one piece, for a socket that is given them one by one and for one that takes them merged.
+#[test]
+fn answers_in_one_piece_open_nothing() -> Result<()> {
+    let names = [("files.index.test", 1), ("other.index.test", 6)];
+    let ground = Ground::new(&["domains: [\"*.index.test\"], ports: [443]"], &[RESOLVERS])?;
+    let place = Resolver::Scripted.place(Family::V4);
+    let socket = ground.lab.world().host("resolver").enter(|| UdpSocket::bind(place))?;
+    socket.set_read_timeout(Some(DEADLINE))?;
+    for merges in [true, false] {
+        let mut insider = ground.insider()?;
+        let (mut piece, mut length, mut asker) = (Vec::new(), 0, place);
+        for (name, number) in names {
+            insider.ask(place, 0x2200 + number, name, RecordType::A)?;
+            if merges {
+                ensure!(insider.merge()? == "ok");
+            }
+            let mut question = [0; 512];
+            let (read, from) = socket.recv_from(&mut question)?;
+            let mut answer = message::answer_to(&Message::from_vec(&question[..read])?);
+            answer.add_answer(message::address_record(name, 300, zone::served(Family::V4, number))?);
+            let bytes = answer.to_vec()?;
+            (length, asker) = (bytes.len(), from);
+            piece.extend(bytes);
+        }
+        ensure!(piece.len() == 2 * length, "datagrams of one size go in one piece");
+        cut_datagrams(&socket, length.try_into()?)?;
+        socket.send_to(&piece, asker)?;
+        for (_, number) in names {
+            let to = (zone::served(Family::V4, number), 443).into();
+            if merges {
+                ensure!(insider.receive(UNTIL_DROPPED)?.is_none(), "the piece arrived");
+                ground.assert_refused(&mut insider, to)?;
+            } else {
+                let (_, answer) = insider.receive(DEADLINE)?.context("no answer")?;
+                ensure!(answer.len() == length && insider.connect(to)? == "ok", "{number}");
+            }
+        }
+        ground.agent.wait_metric("dns_grants_rejected_total", &["reason=\"merged\""], 1.0)?;
+    }
+    // One by one they are learnt for a socket that would take them merged as well.
+    let mut insider = ground.insider()?;
+    ask(&mut insider, Resolver::Unbound, "files.index.test", RecordType::AAAA)?;
+    ensure!(insider.merge()? == "ok");
+    for address in ask(&mut insider, Resolver::Unbound, "other.index.test", RecordType::AAAA)? {
+        ensure!(insider.connect((address, 443).into())? == "ok", "{address}");
+    }
+    Ok(())
+}
+
+/// Who asks whom where `resolv.conf` names several: one after the other, or all at once (musl).
+#[test]
+fn with_several_resolvers_a_name_is_reached_at_once() -> Result<()> {
+    let ground = Ground::new(&["domains: [files.index.test], ports: [443]"], &[RESOLVERS])?;
+    let [unbound, dnsmasq] = Resolver::REAL.map(|resolver| resolver.address(Family::V4));
+    let elsewhere = ground.lab.world().host("neighbour").v4.into();
+    for (resolvers, refused) in [([unbound, dnsmasq], false), ([elsewhere, unbound], true)] {
+        let around = Surroundings::new(&resolvers, &[], &[])?;
+        for client in [Client::Glibc, Client::Musl, Client::Go, Client::Python, Client::Curl] {
+            for family in [Some(Family::V4), None] {
+                let target = Target::new("files.index.test", 443, family);
+                let lookup = ground.lookup_with(client, &target, unbound, &around)?;
+                println!("{client:?} {refused}: {:?}", lookup.resolving);
+                ensure!(lookup.connected(), "{client:?} by {resolvers:?}: {lookup:?}");
+                ensure!(lookup.resolving < Duration::from_secs(1), "{client:?} by {resolvers:?}: {lookup:?}");
+            }
+        }
+        let counted = ground.violations()?;
+        ensure!(counted.keys().eq(if refused { &["dns_server"][..] } else { &[] }), "{counted:?}");
     }
     Ok(())
 }

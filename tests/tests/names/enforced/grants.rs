@@ -96,6 +96,20 @@ fn a_connection_that_outlived_its_grant_outlives_a_reload() -> Result<()> {
 }
 
 #[test]
+fn more_names_than_places_at_one_address() -> Result<()> {
+    let wild = "domains: [\"*.wild.test\"], ports: [443]";
+    let mut ground = Ground::new(&[wild], &[RESOLVERS])?;
+    for number in 0..6 {
+        open(&ground, &format!("before{number}.wild.test"), Family::V4)?;
+    }
+    ground.reload(&[wild, OTHER])?;
+    for number in 0..6 {
+        open(&ground, &format!("after{number}.wild.test"), Family::V4)?;
+    }
+    ground.assert_counted(&[])
+}
+
+#[test]
 fn a_reload_stops_the_grants_of_a_removed_name_at_once_and_no_others() -> Result<()> {
     let mut ground = Ground::new(&[FILES, OTHER], &[RESOLVERS])?;
     for family in Family::ALL {
