@@ -20,7 +20,7 @@ Runs what takes too long for every change, and writes what it found into docs/so
 there. A job that fails writes nothing and fails the command. Needs root. Tests the agent that EGRESS_WARDEN_BIN names, where
 it is set.
 
-  --only NAME  this job only (packets, names, messages, bypass, truth); may be given several times
+  --only NAME  this job only (packets, names, messages, connects, bypass, truth); may be given several times
   --list       the jobs, and how long each takes";
 
 /// One job.
@@ -38,7 +38,8 @@ struct Job {
 /// What was measured or counted, and the value.
 type Figure = (String, String);
 
-const JOBS: &[Job] = &[packets::JOB, names::JOB, names::LOADED, repeats::BYPASS, repeats::TRUTH];
+const JOBS: &[Job] =
+    &[packets::JOB, names::JOB, names::LOADED, repeats::CONNECTS, repeats::BYPASS, repeats::TRUTH];
 
 pub(crate) fn task(args: &[String]) -> Result<()> {
     let Some(jobs) = read(args)? else {

@@ -1,4 +1,5 @@
-//! The suites that count frames on the far side, twenty times each. Both fail at the first frame that nothing explains.
+//! Suites, twenty times each: those that count frames on the far side, which fail at the first frame that nothing explains; and
+//! first connects, which fail at the first that is lost.
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,30 @@ pub(super) const TRUTH: Job = Job {
     takes: "5 minutes",
     run: truth,
 };
+
+/// Rounds of each of the two clients, each with a name of its own: below a workload's quota of addresses and names.
+const ROUNDS: &str = "2500";
+
+pub(super) const CONNECTS: Job = Job {
+    name: "connects",
+    what: "Resolving a name that nobody asked for before and connecting at once, again and again \
+           (`tests/tests/names/enforced/load.rs`), in a workload that is enforced with a backstop, by two programs on two \
+           processors at a time: glibc over IPv4, then musl over IPv6; dnsmasq answers. Each run begins with a workload that \
+           knows nothing.",
+    takes: "15 minutes",
+    run: connects,
+};
+
+fn connects() -> Result<Vec<Figure>> {
+    let mut command = suite("names")?;
+    command.args(["no_first_connect_is_lost", "--", "--nocapture"]);
+    command.env("EGRESS_WARDEN_NAME_ROUNDS", ROUNDS);
+    let mut sums = Vec::new();
+    let longest = repeat(CONNECTS.name, |_| add(&mut sums, &figures(&passed(&mut command)?)))?;
+    let mut all = told(&[("runs", RUNS), ("longest run, seconds", longest.as_secs())]);
+    all.extend(told(&sums.iter().map(|(name, sum)| (name.as_str(), *sum)).collect::<Vec<_>>()));
+    Ok(all)
+}
 
 fn bypass() -> Result<Vec<Figure>> {
     let mut command = suite("bypass")?;
