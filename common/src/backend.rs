@@ -84,7 +84,7 @@ pub const fn backend_counts(seen: u64, now: u64) -> bool {
 
 // The layout belongs to the ABI version, as in `state`.
 const _: () = {
-    assert!(crate::ABI_VERSION == 5);
+    assert!(crate::ABI_VERSION == 6);
     assert!(size_of::<Backend>() == 56);
     assert!(size_of::<Backends>() == 14344);
     assert!(size_of::<Named>() == 88);

@@ -100,7 +100,8 @@ pub struct Granted {
     /// Boot time in nanoseconds up to which it is open.
     pub until: u64,
     /// The class of the name, in the ruleset of this generation. In another one the name has to be looked up again. Both are
-    /// one aligned word, which is written in one store.
+    /// one aligned word, which is written in one store. [`crate::names::NO_CLASS`]: it opens nothing, under any ruleset, and is
+    /// remembered so that records can say which name led there.
     pub class: u32,
     /// [`crate::state::Binding::generation`] of that ruleset.
     pub generation: u32,
@@ -122,8 +123,10 @@ pub struct NameKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct GrantedName {
-    /// Boot time in nanoseconds up to which some address is open for it.
+    /// Boot time in nanoseconds up to which some address may be open for it.
     pub until: u64,
+    /// Boot time in nanoseconds of the last answer.
+    pub heard: u64,
     /// Characters of the text.
     pub length: u32,
     /// Zero.
@@ -142,7 +145,7 @@ pub struct DnsCounts {
     pub search: u64,
     /// Answers that were cut short by their server.
     pub truncated: u64,
-    /// Addresses that were opened.
+    /// Addresses that were opened, those that were only remembered until then left out.
     pub grants: u64,
     /// Answers, and addresses of answers, that opened nothing, by [`Rejection`].
     pub rejected: [u64; Rejection::SLOTS],
@@ -210,10 +213,10 @@ const _: () = {
     assert!(size_of::<Granted>() == 32);
     assert!(size_of::<Grant>() == 8 + 32 * GRANT_NAMES);
     assert!(size_of::<NameKey>() == 16);
-    assert!(size_of::<GrantedName>() == 16 + NAME_ROOM);
+    assert!(size_of::<GrantedName>() == 24 + NAME_ROOM);
     assert!(size_of::<DnsCounts>() == 96);
     assert!(
         PENDING_SETS.is_power_of_two() && PENDING_WAYS.is_power_of_two() && GRANT_NAMES.is_power_of_two()
     );
-    assert!(crate::ABI_VERSION == 5);
+    assert!(crate::ABI_VERSION == 6);
 };

@@ -27,4 +27,4 @@ pub use reason::{Protocol, Reason};
 
 /// Version of everything that user space and kernel exchange through maps. A change of any layout in this crate
 /// changes this number; [`state`] asserts the sizes that belong to it.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -88,6 +88,10 @@ pub const PENDING_NS: u64 = 10_000_000_000;
 pub const MAX_GRANTS: u32 = 1 << 16;
 /// Those of one workload, together with the names for which they are: no workload takes the places of all others.
 pub const GRANTS_PER_WORKLOAD: u64 = 1 << 14;
+/// How many of them may be there when one is added that opens nothing, which audit remembers for its records only.
+pub const UNOPENED_PER_WORKLOAD: u64 = GRANTS_PER_WORKLOAD / 8;
+/// How long such a one lasts, nanoseconds: applications connect soon after they asked.
+pub const UNOPENED_NS: u64 = 60_000_000_000;
 /// Names with different rights for which one address of a workload may be open at a time.
 pub const GRANT_NAMES: usize = 4;
 /// Names that answers opened addresses for, over all workloads.

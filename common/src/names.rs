@@ -58,11 +58,13 @@ pub const fn slot(hash: u64, slots: u32) -> u32 {
     (hash ^ hash >> 32) as u32 & slots.wrapping_sub(1)
 }
 
-/// Steps of the longest lookup.
+/// Characters that one step reads at most. A round of `bpf_loop` costs about as much as three of them.
+const CHUNK: u32 = 16;
+/// Steps of the longest lookup, each of which reads one character at least.
 pub const LOOKUP_STEPS: u32 = MAX_NAME as u32 + 1;
 
 /// The search for the longest name in the table that is the one asked for, or above it. One [`Lookup::step`] reads one
-/// character; the kernel drives it with `bpf_loop`.
+/// label, or a part of it; the kernel drives it with `bpf_loop`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Lookup {
@@ -98,12 +100,10 @@ impl Lookup {
         (self.below, self.found) = (NO_CLASS, NO_CLASS);
     }
 
-    /// Reads one character of the name that `text` holds. True when the lookup is done.
+    /// Reads what follows of the name that `text` holds, up to the next dot. True when the lookup is done.
     #[inline(always)]
     pub fn step<W: Words + ?Sized>(&mut self, ruleset: &Ruleset<'_, W>, text: &[u8; NAME_ROOM]) -> bool {
-        let character =
-            if self.left == 0 { b'.' } else { text[self.left.wrapping_sub(1) as usize % NAME_ROOM] };
-        if character == b'.' {
+        if self.next(text) == b'.' {
             let classes = self.entry(ruleset);
             if self.left == 0 {
                 let own = classes as u32;
@@ -114,14 +114,26 @@ impl Lookup {
                 self.below = (classes >> 32) as u32;
             }
         }
-        let at = self.length.wrapping_sub(self.left);
-        let word = &mut self.read[at as usize / 8 % (NAME_ROOM / 8)];
-        // Each word is begun anew: to clear them all beforehand takes longer than most lookups.
-        let before = if at.is_multiple_of(8) { 0 } else { *word };
-        *word = before | u64::from(character) << (at % 8 * 8);
-        self.hash = hash_step(self.hash, character);
-        self.left = self.left.wrapping_sub(1);
+        for _ in 0..CHUNK {
+            let character = self.next(text);
+            let at = self.length.wrapping_sub(self.left);
+            let word = &mut self.read[at as usize / 8 % (NAME_ROOM / 8)];
+            // Each word is begun anew: to clear them all beforehand takes longer than most lookups.
+            let before = if at.is_multiple_of(8) { 0 } else { *word };
+            *word = before | u64::from(character) << (at % 8 * 8);
+            self.hash = hash_step(self.hash, character);
+            self.left = self.left.wrapping_sub(1);
+            if self.next(text) == b'.' {
+                break;
+            }
+        }
         false
+    }
+
+    /// The character that is read next; a dot in front of the first.
+    #[inline(always)]
+    const fn next(&self, text: &[u8; NAME_ROOM]) -> u8 {
+        if self.left == 0 { b'.' } else { text[self.left.wrapping_sub(1) as usize % NAME_ROOM] }
     }
 
     /// The class, or [`NO_CLASS`]; of a lookup that is done.

@@ -448,7 +448,7 @@ pub struct WallClock {
 
 // The layout belongs to the ABI version: whoever changes a record changes both, or nothing builds.
 const _: () = {
-    assert!(crate::ABI_VERSION == 5);
+    assert!(crate::ABI_VERSION == 6);
     assert!(size_of::<Binding>() == 32);
     assert!(size_of::<State>() == 5352);
     assert!(size_of::<Process>() == 24);

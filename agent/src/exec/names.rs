@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use egress_warden_common::Reason;
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::reason::IPPROTO_TCP;
 use egress_warden_common::state::NamedRecord;
 
@@ -29,6 +30,9 @@ pub struct RefusedNames {
 impl RefusedNames {
     /// Takes one record, if it is of a query.
     pub fn add(&mut self, record: &NamedRecord) {
+        if record.record.port != DNS_PORT {
+            return;
+        }
         let (Some(name), Some(reason)) = (asked_for(record), Reason::from_number(record.record.reason))
         else {
             return;

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::reason::Protocol;
 use egress_warden_common::socket::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
 use egress_warden_common::state::{NamedRecord, Process, RefusedKey, State};
@@ -12,11 +13,11 @@ use egress_warden_common::{Address, Reason};
 
 use super::names::RefusedNames;
 use crate::policy::{Mode, NameRule, Policy, Rule};
-use crate::records::{known, name_of};
+use crate::records::{asked_for, known, name_of};
 use crate::ruleset::Compiled;
 use crate::ruleset::attempt::Attempt;
 use crate::ruleset::nearest::nearest;
-use crate::ruleset::suggest::{suggest_entries, suggest_names};
+use crate::ruleset::suggest::{is_for_a_name, suggest_entries, suggest_names};
 use crate::text::visible;
 
 /// Destinations that are listed; the rest are counted.
@@ -25,9 +26,18 @@ pub(super) const LISTED: usize = 12;
 /// Who tried to reach what, gathered from the records as they come in.
 #[derive(Debug, Default)]
 pub struct Culprits {
-    by_destination: BTreeMap<Target, BTreeMap<String, u32>>,
+    by_destination: BTreeMap<Target, Found>,
     crossed: Option<(Process, Target)>,
     names: RefusedNames,
+}
+
+/// What records say of a destination.
+#[derive(Debug, Default)]
+struct Found {
+    /// Who tried, and how often.
+    by: BTreeMap<String, u32>,
+    /// The name that led there, if one did.
+    name: Option<String>,
 }
 
 /// A refused destination with its reason.
@@ -39,10 +49,17 @@ struct Target {
     reason: u8,
 }
 
+impl Target {
+    const fn of(key: &RefusedKey) -> Self {
+        Self { destination: key.destination, protocol: key.protocol, port: key.port, reason: key.reason }
+    }
+}
+
 impl Culprits {
     /// Takes one record.
     pub fn add(&mut self, record: &NamedRecord) {
         self.names.add(record);
+        let name = asked_for(record);
         let record = &record.record;
         let target = Target {
             destination: record.destination,
@@ -51,19 +68,28 @@ impl Culprits {
             reason: record.reason,
         };
         let who = label(&record.process);
-        *self.by_destination.entry(target).or_default().entry(who).or_default() += 1;
+        let found = self.by_destination.entry(target).or_default();
+        *found.by.entry(who).or_default() += 1;
+        if record.port != DNS_PORT {
+            found.name = name.or(found.name.take());
+        }
         if record.crossed != 0 {
             self.crossed.get_or_insert((record.process, target));
         }
     }
 
     fn of(&self, target: &Target) -> Option<String> {
-        let names = self.by_destination.get(target)?;
+        let names = &self.by_destination.get(target)?.by;
         let (name, _) = names.iter().max_by_key(|(_, count)| **count)?;
         Some(match names.len() {
             1 => name.clone(),
             more => format!("{name} and {} more", more - 1),
         })
+    }
+
+    /// The name that led there.
+    fn name(&self, target: &Target) -> Option<&str> {
+        self.by_destination.get(target)?.name.as_deref()
     }
 }
 
@@ -175,14 +201,12 @@ impl Summary<'_> {
 
     fn write_row(&self, out: &mut String, key: &RefusedKey, count: u64) -> fmt::Result {
         let reason = Reason::from_number(key.reason).unwrap_or(Reason::Malformed);
-        let target = Target {
-            destination: key.destination,
-            protocol: key.protocol,
-            port: key.port,
-            reason: key.reason,
-        };
+        let target = Target::of(key);
         let where_to = match attempt(key) {
-            Some(attempt) => attempt.to_string(),
+            Some(attempt) => match self.culprits.name(&target) {
+                Some(name) => format!("{attempt}  {}", visible(name)),
+                None => attempt.to_string(),
+            },
             None if reason == Reason::SocketType => socket_kind(key),
             None => "an unreadable packet".to_owned(),
         };
@@ -248,14 +272,16 @@ impl Summary<'_> {
     }
 
     fn write_suggestion(&self, out: &mut String) -> fmt::Result {
-        let attempts: Vec<Attempt> = self
-            .refused
-            .iter()
-            .filter(|(key, _)| could_be_allowed(key.reason))
-            .filter_map(|(key, _)| attempt(key))
-            .collect();
+        let (mut attempts, mut reached) = (Vec::new(), Vec::new());
+        for (key, _) in self.refused.iter().filter(|(key, _)| could_be_allowed(key.reason)) {
+            let Some(attempt) = attempt(key) else { continue };
+            match self.culprits.name(&Target::of(key)).filter(|name| is_for_a_name(name, &attempt)) {
+                Some(name) => reached.push((name, attempt)),
+                None => attempts.push(attempt),
+            }
+        }
         let suggestion = suggest_entries(&attempts);
-        let yaml = suggestion.yaml + &suggest_names(self.culprits.names.to_allow());
+        let yaml = suggestion.yaml + &suggest_names(self.culprits.names.to_allow(), reached);
         if !yaml.is_empty() {
             let what = if suggestion.left_out.is_empty() { "all of that" } else { "most of that" };
             writeln!(out, "  to allow {what}, add to `spec.to` of a Destinations that the policy allows:")?;

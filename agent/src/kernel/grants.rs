@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use aya::maps::{IterableMap, MapError};
-use egress_warden_common::Address;
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::grant::{Grant, GrantKey, GrantedName, NameKey, Pending, Pendings};
 use egress_warden_common::limits::{GRANTS_PER_WORKLOAD, MAX_GRANTED_NAMES, MAX_GRANTS};
+use egress_warden_common::names::{NO_CLASS, may_open};
+use egress_warden_common::state::NamedRecord;
+use egress_warden_common::{Address, Reason};
 
 use super::maps::{Maps, Wire};
 use super::tables::{capacity, full_or, gone};
@@ -28,6 +31,8 @@ pub struct OpenAddress {
     pub since: u64,
     /// Boot time in nanoseconds up to which it is open.
     pub until: u64,
+    /// The generation of the ruleset under which it was opened.
+    pub generation: u32,
 }
 
 impl Maps {
@@ -84,6 +89,30 @@ impl Maps {
         Ok(found)
     }
 
+    /// Writes into a record by which name its destination was found, where one led there: of several, the one that was answered
+    /// last.
+    pub(super) fn name_destination(&self, named: &mut NamedRecord) {
+        let record = &mut named.record;
+        let is_by_address = Reason::from_number(record.reason)
+            .is_some_and(|reason| may_open(reason) || reason == Reason::Denied);
+        if !is_by_address || record.port == DNS_PORT || record.destination == [0; 16] {
+            return;
+        }
+        // What cannot be read is not told: the record is as good without.
+        let Ok(serial) = self.bindings.get(record.slot).map(|binding| binding.serial) else { return };
+        let Ok(Some(grant)) = self.grant(GrantKey { address: record.destination, slot: record.slot, serial })
+        else {
+            return;
+        };
+        let known = grant.names.iter().filter(|granted| granted.until != 0).filter_map(|granted| {
+            let key = NameKey { hash: granted.name, slot: record.slot, serial };
+            self.granted_names.get(&Wire(key), 0).ok()
+        });
+        if let Some(name) = known.max_by_key(|name| name.0.heard) {
+            (record.name_length, named.name) = (name.0.length, name.0.text);
+        }
+    }
+
     /// Did an answer come meanwhile for a name that lasted until then?
     fn is_renewed(&self, key: NameKey, until: u64) -> Result<bool, KernelError> {
         match self.granted_names.get(&Wire(key), 0) {
@@ -93,8 +122,8 @@ impl Maps {
         }
     }
 
-    /// The addresses that are open at a boot time in nanoseconds, by slot and serial; at 0, also those that have ended and
-    /// are remembered.
+    /// The addresses that answers opened and that have not ended at a boot time in nanoseconds, by slot and serial; at 0, also
+    /// those that have ended and are remembered. What opens nothing is left out.
     pub(super) fn open_addresses(
         &self,
         now: u64,
@@ -105,7 +134,8 @@ impl Maps {
         let mut found: BTreeMap<_, Vec<OpenAddress>> = BTreeMap::new();
         for key in keys {
             let grant = self.grant(key)?.unwrap_or_default();
-            for granted in grant.names.iter().filter(|granted| granted.until > now) {
+            let opened = grant.names.iter().filter(|granted| granted.class != NO_CLASS);
+            for granted in opened.filter(|granted| granted.until > now) {
                 let name = names.get(&NameKey { hash: granted.name, slot: key.slot, serial: key.serial });
                 let name = name.and_then(|name| name.text.get(..name.length as usize));
                 found.entry((key.slot, key.serial)).or_default().push(OpenAddress {
@@ -113,6 +143,7 @@ impl Maps {
                     name: name.map(|text| String::from_utf8_lossy(text).into_owned()),
                     since: granted.since,
                     until: granted.until,
+                    generation: granted.generation,
                 });
             }
         }
@@ -141,7 +172,9 @@ impl Maps {
         let mut named = HashSet::new();
         for key in keys {
             let Some(grant) = self.grant(key)? else { continue };
-            let rest = if is_crowded(key.slot) { LEFT_ALONE_NS } else { REMEMBERED_NS };
+            // No connection lives by what opens nothing.
+            let opens = grant.names.iter().any(|granted| granted.class != NO_CLASS);
+            let rest = if opens && !is_crowded(key.slot) { REMEMBERED_NS } else { LEFT_ALONE_NS };
             let before = now.saturating_sub(rest);
             let lasts = grant.names.iter().any(|granted| granted.until >= before);
             if lasts && belongs(key.slot, key.serial) {
@@ -152,7 +185,8 @@ impl Maps {
                 gone(self.grants.remove(&Wire(key))).map_err(KernelError::map("GRANTS"))?;
             }
         }
-        let before = now.saturating_sub(REMEMBERED_NS);
+        // Names that lead to nothing any more are of no use to a ruleset to come.
+        let before = now.saturating_sub(LEFT_ALONE_NS);
         for (key, name) in names {
             let lasts = named.contains(&key)
                 || name.until >= before && !is_crowded(key.slot)

@@ -112,8 +112,12 @@ impl Enforcer {
     }
 
     /// The records written since the last call.
-    pub fn drain_records(&mut self, each: impl FnMut(&NamedRecord)) {
-        drain_records(&mut self.records, each);
+    pub fn drain_records(&mut self, mut each: impl FnMut(&NamedRecord)) {
+        let maps = &self.maps;
+        drain_records(&mut self.records, |mut record| {
+            maps.name_destination(&mut record);
+            each(&record);
+        });
     }
 
     /// Hands the programs' diagnostics, if they are on, to the [`log`] crate.
@@ -196,15 +200,15 @@ pub(super) fn drain<T: Pod>(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&T
 }
 
 /// The same of records, of which those of queries have a name: the others are given an empty one.
-pub(super) fn drain_records(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&NamedRecord)) {
+pub(super) fn drain_records(ring: &mut RingBuf<MapData>, mut each: impl FnMut(NamedRecord)) {
     while let Some(bytes) = ring.next() {
         // SAFETY: the lengths are checked, every bit pattern is valid for either, and it is read unaligned.
         unsafe {
             if bytes.len() == size_of::<NamedRecord>() {
-                each(&bytes.as_ptr().cast::<NamedRecord>().read_unaligned());
+                each(bytes.as_ptr().cast::<NamedRecord>().read_unaligned());
             } else if bytes.len() == size_of::<Record>() {
                 let record = bytes.as_ptr().cast::<Record>().read_unaligned();
-                each(&NamedRecord { record, name: [0; NAME_ROOM] });
+                each(NamedRecord { record, name: [0; NAME_ROOM] });
             }
         }
     }

@@ -4,6 +4,8 @@
 //! for must not open what only the own network can reach, unless the entry says so by `resolvesTo`; and nothing that means
 //! the own host, its neighbours on the link, or another address in disguise, whatever the entry says.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::metadata;
@@ -70,6 +72,14 @@ pub fn global_unicast() -> [Vec<IpNet>; 3] {
     [nets(&UNICAST), nets(&NOT_GLOBAL), nets(&GLOBAL_WITHIN)]
 }
 
+/// May answers point to this address where an entry says nothing of it?
+#[must_use]
+pub fn is_global(address: IpAddr) -> bool {
+    let holds = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
+    let [unicast, not_global, after_all] = global_unicast();
+    holds(&unicast) && (!holds(&not_global) || holds(&after_all)) && never_holds(&address.into()).is_none()
+}
+
 /// What no answer opens, whatever `resolvesTo` says, and what it is.
 pub fn never() -> impl Iterator<Item = (IpNet, &'static str)> {
     let metadata = metadata::networks().into_iter().map(|network| (network, "instance metadata"));
@@ -100,6 +110,31 @@ mod tests {
         for net in global_unicast().into_iter().flatten().chain(never) {
             assert_eq!(net, net.trunc());
         }
+    }
+
+    #[test]
+    fn only_what_is_reachable_from_everywhere_is_global() {
+        let global = |address: &&str| is_global(address.parse().unwrap());
+        let everywhere = ["93.184.216.34", "2606:4700::1", "100.128.0.1", "172.32.0.1", "2001:4:112::1"];
+        assert!(everywhere.iter().all(global));
+        let not = [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.0.2.2",
+            "198.18.0.1",
+            "168.63.129.16",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+            "2001:db8::1",
+            "2001::1",
+            "64:ff9b::1",
+        ];
+        assert!(!not.iter().any(global));
     }
 
     #[test]

@@ -121,6 +121,7 @@ mod tests {
             name: name.map(str::to_owned),
             since: 1,
             until: 2,
+            generation: 1,
         };
         let grants = vec![
             open("93.184.216.1", Some("allowed.example")),

@@ -47,7 +47,7 @@ pub struct Event {
     pub port: Option<u16>,
     /// Protocol by name.
     pub protocol: String,
-    /// The name that was asked for.
+    /// The name that was asked for, or by which the destination was found.
     pub name: Option<String>,
     /// Why it was refused.
     pub reason: String,
@@ -105,7 +105,7 @@ pub fn name_of(process: &Process) -> Option<String> {
     if name.is_empty() { None } else { Some(String::from_utf8_lossy(&name).into_owned()) }
 }
 
-/// The name that a query asked for, `None` where the record is of something else.
+/// The name that a query asked for, or by which the destination was found; `None` where there is none.
 #[must_use]
 pub fn asked_for(record: &NamedRecord) -> Option<String> {
     let text = record.name.get(..record.record.name_length as usize)?;

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+use ipnet::IpNet;
 
 use super::attempt::Attempt;
 use crate::allowlist::domain::canonical;
 use crate::policy::icmp;
-use crate::suggest::document::scalar;
+use crate::policy::resolvable::never_holds;
+use crate::suggest::addresses::{common_to, resolves_to};
+use crate::suggest::document::{cidrs, scalar};
 
 /// What a reviewer reads until somebody writes more.
 const WHY: &str = "was refused; say what it is for";
@@ -21,6 +24,9 @@ pub struct Suggestion {
     /// What no entry can allow: protocols other than TCP, UDP and ICMP, and ICMP types without a name.
     pub left_out: Vec<Attempt>,
 }
+
+/// The port of a name of which only the query was seen.
+pub(crate) const USUAL_PORT: u16 = 443;
 
 /// One port or message type, as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,27 +67,62 @@ pub fn suggest_entries<'a>(refused: impl IntoIterator<Item = &'a Attempt>) -> Su
     Suggestion { yaml, left_out: left_out.into_iter().collect() }
 }
 
-/// An entry that allows exactly these names, on the port that most of them are for: a query does not tell. Empty where there is
-/// none that an entry can hold.
+/// Entries that allow exactly these names: on the ports that were tried under them, and at the addresses where they were found.
+/// Where only the query was seen, on the port that most names are for. Empty where there is none that an entry can hold.
 #[must_use]
-pub fn suggest_names<'a>(refused: impl IntoIterator<Item = &'a str>) -> String {
-    let names: BTreeSet<String> = refused.into_iter().filter_map(canonical).collect();
-    if names.is_empty() {
-        return String::new();
+pub fn suggest_names<'a>(
+    asked: impl IntoIterator<Item = &'a str>,
+    reached: impl IntoIterator<Item = (&'a str, Attempt)>,
+) -> String {
+    let mut found: BTreeMap<String, (BTreeSet<Opening>, BTreeSet<IpAddr>)> = BTreeMap::new();
+    for name in asked.into_iter().filter_map(canonical) {
+        found.entry(name).or_default();
     }
-    let names = joined(names.iter().map(|name| scalar(name)));
-    format!("- domains: [{names}]\n  ports: [443]\n  why: {WHY}\n")
+    for (name, attempt) in reached {
+        let (Some(name), Some(opening)) = (canonical(name), Opening::of(&attempt)) else { continue };
+        let (openings, addresses) = found.entry(name).or_default();
+        openings.insert(opening);
+        addresses.insert(attempt.address);
+    }
+    let common = common_to(found.values().map(|(_, addresses)| addresses));
+    let mut entries: BTreeMap<(BTreeSet<Opening>, Vec<IpNet>), Vec<String>> = BTreeMap::new();
+    for (name, (mut opened, addresses)) in found {
+        if opened.is_empty() {
+            opened.insert(Opening::Tcp(USUAL_PORT));
+        }
+        let mut resolves_to = resolves_to(&addresses);
+        if let Some(common) = common.as_ref().filter(|_| !resolves_to.is_empty()) {
+            resolves_to.clone_from(common);
+        }
+        entries.entry((opened, resolves_to)).or_default().push(name);
+    }
+    entries.iter().map(|((opened, resolves_to), names)| by_name(names, resolves_to, opened)).collect()
+}
+
+/// Can an entry with `domains` allow this attempt under this name?
+#[must_use]
+pub fn is_for_a_name(name: &str, attempt: &Attempt) -> bool {
+    canonical(name).is_some()
+        && Opening::of(attempt).is_some()
+        && never_holds(&attempt.address.into()).is_none()
+}
+
+fn by_name(names: &[String], resolves_to: &[IpNet], opened: &BTreeSet<Opening>) -> String {
+    let mut yaml = format!("- domains: [{}]\n", joined(names.iter().map(|name| scalar(name))));
+    if !resolves_to.is_empty() {
+        yaml.push_str(&format!("  resolvesTo: {}\n", cidrs(resolves_to)));
+    }
+    yaml.push_str(&rest(opened));
+    yaml
 }
 
 fn entry(opened: &BTreeSet<Opening>, addresses: &[IpAddr]) -> String {
-    let cidrs = addresses.iter().map(|address| match address {
-        IpAddr::V4(v4) => format!("{v4}/32"),
-        IpAddr::V6(v6) => format!("\"{v6}/128\""),
-    });
-    let mut yaml = format!("- cidrs: [{}]\n", joined(cidrs));
-    for key in keys(opened) {
-        yaml.push_str(&format!("  {key}\n"));
-    }
+    let networks: Vec<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
+    format!("- cidrs: {}\n{}", cidrs(&networks), rest(opened))
+}
+
+fn rest(opened: &BTreeSet<Opening>) -> String {
+    let mut yaml: String = keys(opened).iter().map(|key| format!("  {key}\n")).collect();
     yaml.push_str(&format!("  why: {WHY}\n"));
     yaml
 }
@@ -152,14 +193,34 @@ mod tests {
     #[test]
     fn names_that_an_entry_can_hold_share_one() {
         let refused = ["models.example", "on", "10.0.0.1", "a\nb.example", "models.example", ""];
-        let yaml = suggest_names(refused);
+        let yaml = suggest_names(refused, []);
         assert_eq!(
             yaml,
             "- domains: [models.example, \"on\"]\n  ports: [443]\n  why: was refused; say what it is for\n"
         );
         let read: serde_yaml::Value = serde_yaml::from_str(&yaml).unwrap();
         assert_eq!(read[0]["domains"][1], "on");
-        assert_eq!(suggest_names(["10.0.0.1"]), "");
+        assert_eq!(suggest_names(["10.0.0.1"], []), "");
+    }
+
+    #[test]
+    fn a_name_that_led_somewhere_has_its_ports_and_its_addresses() {
+        let reached = [
+            ("files.example", attempt("93.184.216.34", IPPROTO_TCP, 8443)),
+            ("files.example", attempt("93.184.216.35", IPPROTO_UDP, 8443)),
+            ("inside.example", attempt("10.0.0.2", IPPROTO_TCP, 443)),
+            ("inside.example", attempt("10.0.0.3", IPPROTO_TCP, 443)),
+        ];
+        assert_eq!(
+            suggest_names(["asked.example", "files.example"], reached),
+            "- domains: [asked.example]\n  ports: [443]\n  why: was refused; say what it is for\n\
+             - domains: [inside.example]\n  resolvesTo: [10.0.0.2/31]\n  ports: [443]\n  why: was refused; say what it is for\n\
+             - domains: [files.example]\n  ports: [8443, \"8443/udp\"]\n  why: was refused; say what it is for\n"
+        );
+        let is_for = |name: &str, address: &str| is_for_a_name(name, &attempt(address, IPPROTO_TCP, 443));
+        assert!(is_for("inside.example", "10.0.0.2"));
+        // What no answer opens can be allowed by its address only.
+        assert!(!is_for("inside.example", "169.254.169.254") && !is_for("10.0.0.2", "10.0.0.2"));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Addresses, as drafts write them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+use crate::policy::resolvable::is_global;
 
 /// The fewest prefixes that hold these addresses and no others.
 pub(crate) fn aggregated<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<IpNet> {
@@ -10,16 +13,25 @@ pub(crate) fn aggregated<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) ->
     IpNet::aggregate(&single)
 }
 
-/// Is it an address of the public internet, to which answers may point without `resolvesTo`? What is doubtful is not.
-pub(crate) fn is_global(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let shared = matches!(v4.octets(), [100, 64..=127, ..]);
-            !(shared || v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified())
+/// The `resolvesTo` of a name that led to these addresses: nothing where it need not be written.
+pub(crate) fn resolves_to(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
+    if addresses.iter().all(|address| is_global(*address)) { Vec::new() } else { aggregated(addresses) }
+}
+
+/// Different `resolvesTo` that a draft holds; a policy holds a few more.
+const SETS: usize = 32;
+
+/// One `resolvesTo` for all names that need one, where they led to more different places than a policy can tell apart.
+pub(crate) fn common_to<'a>(led_to: impl IntoIterator<Item = &'a BTreeSet<IpAddr>>) -> Option<Vec<IpNet>> {
+    let (mut different, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for addresses in led_to {
+        let needed = resolves_to(addresses);
+        if !needed.is_empty() {
+            different.insert(needed);
+            all.extend(addresses.iter().copied());
         }
-        // Global unicast is handed out from one block only.
-        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
     }
+    (different.len() > SETS).then(|| aggregated(&all))
 }
 
 #[cfg(test)]
@@ -27,20 +39,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_of_the_public_internet_are_global() {
-        let global = |address: &str| is_global(address.parse().unwrap());
-        assert!(["93.184.216.34", "2606:4700::1", "100.128.0.1", "172.32.0.1"].into_iter().all(global));
-        let not = [
-            "10.0.0.1",
-            "172.16.0.1",
-            "192.168.0.1",
-            "100.64.0.1",
-            "127.0.0.1",
-            "169.254.1.1",
-            "fd00::1",
-            "fe80::1",
-            "::1",
-        ];
-        assert!(!not.into_iter().any(global));
+    fn many_places_become_one() {
+        let led_to: Vec<BTreeSet<IpAddr>> =
+            (0..40_u8).map(|low| BTreeSet::from([IpAddr::from([10, 0, 0, low])])).collect();
+        assert_eq!(common_to(&led_to[..SETS]), None);
+        let nets: Vec<IpNet> = ["10.0.0.0/27", "10.0.0.32/29"].map(|net| net.parse().unwrap()).to_vec();
+        assert_eq!(common_to(&led_to), Some(nets));
+        // Those that need none are not in it, however many they are.
+        let global: Vec<_> =
+            (1..60_u8).map(|low| BTreeSet::from([IpAddr::from([93, 184, 216, low])])).collect();
+        assert_eq!(common_to(global.iter().chain(&led_to[..2])), None);
     }
 }

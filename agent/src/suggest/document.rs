@@ -86,7 +86,8 @@ fn comment(out: &mut String, indent: &str, lines: &[String]) {
     }
 }
 
-fn cidrs(networks: &[IpNet]) -> String {
+/// CIDRs in one line.
+pub(crate) fn cidrs(networks: &[IpNet]) -> String {
     let written = networks.iter().map(|network| match network {
         IpNet::V4(v4) => v4.to_string(),
         IpNet::V6(v6) => format!("\"{v6}\""),

@@ -7,22 +7,19 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::addresses::{aggregated, is_global};
-use super::document::{Draft, Entry, Place, Unfit, read_back, scalar};
+use super::addresses::{aggregated, common_to, resolves_to};
+use super::document::{Draft, Entry, Place, Unfit, cidrs, read_back, scalar};
 use super::evidence::{Evidence, counted};
 use super::gather::{Gathered, Named, Tried};
 use super::records;
 use crate::allowlist::source::MAX_BYTES;
 use crate::allowlist::{Diagnostic, Format, render};
 use crate::ruleset::compile;
-use crate::ruleset::suggest::Opening;
+use crate::ruleset::suggest::{Opening, USUAL_PORT};
 use crate::text::visible;
 
 /// What is not suggested is listed up to here for each reason.
 const LISTED: usize = 20;
-
-/// The port of a name of which only the query was seen.
-const USUAL_PORT: u16 = 443;
 
 /// Why nothing is suggested.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +91,8 @@ fn draft(gathered: &Gathered, paths: &[PathBuf], name: &str) -> Draft {
         ),
         "Everything is here that was tried, wanted or not. Say in each `why` what it is for, or delete the entry.".to_owned(),
     ];
-    let names = gathered.names.iter().map(|(name, named)| by_name(name, named));
+    let common = common_to(gathered.names.values().map(|named| &named.addresses));
+    let names = gathered.names.iter().map(|(name, named)| by_name(name, named, common.as_deref()));
     let entries = names.chain(by_address(&gathered.addresses)).collect();
     let mut below = left_out(gathered);
     if !below.is_empty() {
@@ -103,8 +101,8 @@ fn draft(gathered: &Gathered, paths: &[PathBuf], name: &str) -> Draft {
     Draft { name: name.to_owned(), about, entries, below }
 }
 
-/// One entry for each name, with all ports that were tried under it.
-fn by_name(name: &str, named: &Named) -> Entry {
+/// One entry for each name, with all ports that were tried under it. Where there is a `resolvesTo` for all, that is taken.
+fn by_name(name: &str, named: &Named, common: Option<&[IpNet]>) -> Entry {
     let mut evidence = Vec::new();
     if named.asked.records() > 0 {
         evidence.push(named.asked.line(" of queries"));
@@ -115,23 +113,21 @@ fn by_name(name: &str, named: &Named) -> Entry {
         opened.insert(Opening::Tcp(USUAL_PORT));
         evidence.push("port not seen: 443 is a guess".to_owned());
     }
-    let resolves_to = beyond_default(&named.addresses);
+    let mut resolves_to = resolves_to(&named.addresses);
     if !resolves_to.is_empty() {
         evidence
             .push("it led to addresses that answers may point to only if `resolvesTo` says so".to_owned());
     }
+    if let Some(common) = common.filter(|_| !resolves_to.is_empty()) {
+        evidence.push(format!(
+            "CHANGE: it led to {} alone, but a policy tells only a few places apart, so this is where all such names led",
+            cidrs(&resolves_to)
+        ));
+        common.clone_into(&mut resolves_to);
+    }
     let mut all = named.asked.clone();
     named.tried.values().for_each(|one| all.merge(one));
     Entry { place: Place::Name(name.to_owned()), resolves_to, opened, evidence, why: why(&all) }
-}
-
-/// All addresses of a name, where one of them is not covered by what `resolvesTo` is by default.
-fn beyond_default(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
-    if addresses.iter().any(|address| !is_global(*address)) {
-        aggregated(addresses.iter())
-    } else {
-        Vec::new()
-    }
 }
 
 /// Neighbours on which the same ports were tried become one prefix, which holds nothing that was not tried.

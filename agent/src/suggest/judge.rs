@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use egress_warden_common::Reason;
+use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::allowlist::domain;
+use crate::policy::resolvable::never_holds;
 use crate::policy::{metadata, own_host};
 use crate::records::Event;
 use crate::ruleset::attempt::Attempt;
@@ -62,6 +64,7 @@ fn heading(reason: &str) -> String {
 
 fn no(event: &Event, heading: String) -> Wish {
     let what = match (&event.name, event.dst) {
+        (Some(name), Some(_)) if event.port != Some(DNS_PORT) => format!("{} ({name})", destination(event)),
         (Some(name), _) => name.clone(),
         (None, Some(_)) => destination(event),
         (None, None) => format!("no destination, protocol {}", event.protocol),
@@ -100,7 +103,9 @@ fn reach(event: &Event) -> Wish {
     }
     match Opening::of(&attempt) {
         Some(opening) => {
+            // No name opens what no answer may point to: that can be allowed by its address only.
             let name = event.name.as_deref().and_then(domain::canonical);
+            let name = name.filter(|_| never_holds(&attempt.address.into()).is_none());
             Wish::Reach { name, address: attempt.address, opening }
         }
         None => no(event, "a port or message type that cannot be written in an allowlist".to_owned()),

@@ -4,7 +4,7 @@
 //! anybody sees it, so that what is printed passes `check`.
 #![forbid(unsafe_code)]
 
-mod addresses;
+pub(crate) mod addresses;
 pub(crate) mod document;
 pub mod events;
 mod evidence;

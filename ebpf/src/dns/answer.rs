@@ -6,12 +6,13 @@ use core::ffi::c_void;
 use egress_warden_common::Address;
 use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::dns::{MAX_ADDRESSES, Problem};
-use egress_warden_common::grant::{Granted, Rejection};
+use egress_warden_common::grant::{GrantKey, Granted, Rejection};
+use egress_warden_common::limits::UNOPENED_NS;
 use egress_warden_common::names::NO_CLASS;
 use egress_warden_common::packet::{Bytes, Packet};
 use egress_warden_common::ruleset::Ruleset;
 
-use super::scratch::{Scratch, give_back, lend, lent_at, look_up, read_message, udp_offset, walk_answer};
+use super::scratch::{Scratch, give_back, lend, lent_at, read_message, udp_offset, walk_answer};
 use super::{grants, judges_names, pending};
 use crate::rules::{KernelWords, boot_ns};
 use crate::shared::{NO_LINK_HEADER, PacketBytes, on_node};
@@ -75,13 +76,14 @@ pub(crate) fn learn(skb: *mut __sk_buff, workload: &Workload, packet: &Packet, w
     }
     // SAFETY: a live map value that nobody else has.
     let (class, mut rejected) = unsafe { ((*scratch).class, (*scratch).rejected) };
-    if rejected == ACCEPTED && class != NO_CLASS {
+    // SAFETY: see above.
+    if rejected == ACCEPTED && unsafe { (*scratch).tells } != 0 {
         // SAFETY: takes numbers.
-        rejected = if unsafe { make_known(place, lent) } != 0 {
-            open(workload, class, scratch)
-        } else {
-            Rejection::Quota as u32
-        };
+        if unsafe { make_known(place, lent) } != 0 {
+            rejected = open(workload, class, scratch);
+        } else if class != NO_CLASS {
+            rejected = Rejection::Quota as u32;
+        }
     }
     // SAFETY: lent above.
     unsafe { give_back(scratch) };
@@ -108,7 +110,7 @@ unsafe extern "C" fn read_in_scratch(skb: *mut __sk_buff, place: u64, believed: 
     }
     // SAFETY: a live map value that nobody else has.
     let scratch = unsafe { &mut *scratch };
-    scratch.class = NO_CLASS;
+    scratch.tells = 0;
     scratch.rejected = read(skb, &workload, (place >> 32) as u32, believed != 0, scratch);
     lent
 }
@@ -152,13 +154,11 @@ fn read(
     if scratch.answer.truncated != 0 {
         bump!(workload, dns.truncated);
     }
-    let length = scratch.answer.name.length;
-    // SAFETY: both are in the scratch.
-    let class =
-        unsafe { look_up(&raw mut scratch.lookup, &raw const scratch.answer.name.text, length, ruleset) };
-    if scratch.answer.count != 0 {
-        scratch.class = class;
-    }
+    let class = scratch.class_of_answer(workload, ruleset);
+    scratch.class = class;
+    // In audit, where the answer to every name passes, the record of what follows can say by which name it was found.
+    let tells = scratch.answer.count != 0 && (class != NO_CLASS || workload.is_audit());
+    scratch.tells = u64::from(tells);
     ACCEPTED
 }
 
@@ -166,20 +166,22 @@ fn read(
 struct Opening {
     scratch: *mut Scratch,
     slot: u32,
+    serial: u32,
     ruleset: u32,
     class: u32,
     generation: u32,
-    now: u64,
     rejected: u32,
+    now: u64,
 }
 
 /// Opens the addresses. In the program itself, and not in a function of its own: what is called from here takes the rest of
 /// the stack that Linux 6.1 has.
 #[inline(always)]
 fn open(workload: &Workload, class: u32, scratch: *mut Scratch) -> u32 {
-    let (slot, ruleset, generation) = (workload.slot, workload.ruleset, workload.generation);
-    let mut opening =
-        Opening { scratch, slot, ruleset, class, generation, now: boot_ns(), rejected: ACCEPTED };
+    let (slot, serial) = (workload.slot, workload.binding.serial);
+    let (ruleset, generation) = (workload.ruleset, workload.generation);
+    let (now, rejected) = (boot_ns(), ACCEPTED);
+    let mut opening = Opening { scratch, slot, serial, ruleset, class, generation, rejected, now };
     // SAFETY: a live map value, and `open_step` has the signature that `bpf_loop` calls, with the pointer given here.
     unsafe {
         let count = (*scratch).answer.count;
@@ -197,10 +199,15 @@ unsafe extern "C" fn make_known(place: u64, lent: u32) -> u32 {
     if scratch.is_null() {
         return 0;
     }
-    // No grant of an answer is longer than the longest of all, so its name is known for that long.
-    let longest = u64::from(Ruleset::new(&KernelWords, (place >> 32) as u32).life(u32::MAX)) * SECOND;
     // SAFETY: a live map value that is lent to the caller.
-    u32::from(grants::name(&workload, unsafe { &mut *scratch }, boot_ns() + longest))
+    let scratch = unsafe { &mut *scratch };
+    // No grant of an answer is longer than the longest of all, so its name is known for that long.
+    let longest = if scratch.class == NO_CLASS {
+        UNOPENED_NS
+    } else {
+        u64::from(Ruleset::new(&KernelWords, (place >> 32) as u32).life(u32::MAX)) * SECOND
+    };
+    u32::from(grants::name(&workload, scratch, longest))
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -210,22 +217,35 @@ unsafe extern "C" fn open_step(index: u64, opening: *mut c_void) -> i64 {
     let opening = unsafe { &mut *opening.cast::<Opening>() };
     // SAFETY: see above.
     let scratch = unsafe { &mut *opening.scratch };
-    let Some(workload) = Workload::at(opening.slot) else { return 1 };
     let ruleset = Ruleset::new(&KernelWords, opening.ruleset);
     let found = scratch.answer.addresses[bounded(index as usize, MAX_ADDRESSES)];
-    let address = Address::from_bytes(found.address);
-    if found.mapped != 0 || !ruleset.may_point(opening.class, address) {
-        bump!(workload, dns.rejected[Rejection::Address as usize]);
-        return 0;
-    }
-    let granted = Granted {
+    let mut granted = Granted {
         name: scratch.answer.name.hash,
         since: opening.now,
         until: opening.now + u64::from(ruleset.life(found.ttl)) * SECOND,
         class: opening.class,
         generation: opening.generation,
     };
-    if grants::add(&workload, &found.address, &granted, &mut scratch.grant) {
+    let key = GrantKey { address: found.address, slot: opening.slot, serial: opening.serial };
+    if found.mapped == 0 && opening.class != NO_CLASS && grants::renew(&key, &granted) {
+        return 0;
+    }
+    let Some(workload) = Workload::at(opening.slot) else { return 1 };
+    if opening.class != NO_CLASS
+        && (found.mapped != 0 || !ruleset.may_point(opening.class, Address::from_bytes(found.address)))
+    {
+        bump!(workload, dns.rejected[Rejection::Address as usize]);
+        granted.class = NO_CLASS;
+    }
+    if granted.class == NO_CLASS {
+        // In audit, records say by which name a destination was found. Whether there is room for that is nobody's harm.
+        if found.mapped == 0 && workload.is_audit() {
+            granted.until = opening.now + UNOPENED_NS;
+            grants::add(&workload, &key, &granted, &mut scratch.grant);
+        }
+        return 0;
+    }
+    if grants::add(&workload, &key, &granted, &mut scratch.grant) {
         return 0;
     }
     opening.rejected = Rejection::Quota as u32;

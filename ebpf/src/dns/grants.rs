@@ -1,7 +1,7 @@
 //! The addresses that answers opened, and what they have to say in a verdict.
 
 use egress_warden_common::grant::{Grant, GrantKey, Granted, GrantedName, NameKey};
-use egress_warden_common::limits::{GRANT_NAMES, GRANTS_PER_WORKLOAD, NAME_ROOM};
+use egress_warden_common::limits::{GRANT_NAMES, GRANTS_PER_WORKLOAD, NAME_ROOM, UNOPENED_PER_WORKLOAD};
 use egress_warden_common::names::{NO_CLASS, may_open};
 use egress_warden_common::packet::Packet;
 use egress_warden_common::ruleset::Ruleset;
@@ -70,7 +70,8 @@ unsafe extern "C" fn granted_classes(
     for (place_of_class, place_of_name) in classes.iter_mut().zip(names) {
         // SAFETY: see above.
         let name = unsafe { live(place_of_name, now) };
-        if name.until == 0 {
+        // What was only remembered opens nothing under another ruleset either: it has to be asked for again, and judged.
+        if name.until == 0 || name.class == NO_CLASS {
             continue;
         }
         let class = if name.generation == generation {
@@ -155,35 +156,45 @@ fn class_of_name(key: NameKey, ruleset: u32) -> u32 {
     }
 }
 
-/// May the workload have one more? Addresses and names count alike.
+/// May the workload have one more? Addresses and names count alike. What opens nothing takes a small part of the room only.
 #[inline(always)]
-fn has_room(workload: &Workload) -> bool {
+fn has_room(workload: &Workload, class: u32) -> bool {
     // SAFETY: an aligned field of a live map value.
     let written = unsafe { atomic::load(&raw const (*workload.state).grants) };
-    written.wrapping_sub(workload.binding.grants_ended) < GRANTS_PER_WORKLOAD
+    let room = if class == NO_CLASS { UNOPENED_PER_WORKLOAD } else { GRANTS_PER_WORKLOAD };
+    written.wrapping_sub(workload.binding.grants_ended) < room
 }
 
-/// Makes the text of a name known, up to this time at least. False where there is no room, or another name has its hash.
+/// Makes the text of a name known for so many nanoseconds at least. False where there is no room, or another name has its hash.
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied to the stack")]
-pub(crate) fn name(workload: &Workload, scratch: &mut Scratch, until: u64) -> bool {
+pub(crate) fn name(workload: &Workload, scratch: &mut Scratch, life: u64) -> bool {
+    let heard = boot_ns();
+    let until = heard + life;
     let key =
         NameKey { hash: scratch.answer.name.hash, slot: workload.slot, serial: workload.binding.serial };
     if let Some(known) = GRANTED_NAMES.get_ptr_mut(key) {
         // SAFETY: a live map value.
         unsafe {
-            if !is_same(&scratch.answer.name, &*known) {
+            let name = &raw const scratch.answer.name;
+            let length = (*name).length;
+            if (*known).length != length
+                || !is_same(&raw const (*name).text, &raw const (*known).text, length)
+            {
                 return false;
             }
-            atomic::store(&raw mut (*known).until, until);
+            atomic::store(&raw mut (*known).heard, heard);
+            if atomic::load(&raw const (*known).until) < until {
+                atomic::store(&raw mut (*known).until, until);
+            }
         }
         return true;
     }
-    if !has_room(workload) {
+    if !has_room(workload, scratch.class) {
         return false;
     }
-    scratch.name =
-        GrantedName { until, length: scratch.answer.name.length, reserved: 0, text: [0; NAME_ROOM] };
+    let length = scratch.answer.name.length;
+    scratch.name = GrantedName { until, heard, length, reserved: 0, text: [0; NAME_ROOM] };
     scratch.name.text = scratch.answer.name.text;
     if GRANTED_NAMES.insert(key, &scratch.name, NO_EXIST).is_ok() {
         bump!(workload, grants);
@@ -193,22 +204,60 @@ pub(crate) fn name(workload: &Workload, scratch: &mut Scratch, until: u64) -> bo
     GRANTED_NAMES.get_ptr(key).is_some()
 }
 
+/// Lets an address stay open for a name, where it is open for it by the same right: that was judged then. False where it is not.
+#[inline(always)]
+pub(crate) fn renew(key: &GrantKey, granted: &Granted) -> bool {
+    let Some(grant) = GRANTS.get_ptr_mut(key) else { return false };
+    // SAFETY: a live map value, whose turn is taken and given back here.
+    unsafe {
+        if !atomic::replace(&raw mut (*grant).turn, 0, 1) {
+            return false;
+        }
+        let done = renew_place(grant, granted);
+        atomic::replace(&raw mut (*grant).turn, 1, 0);
+        done
+    }
+}
+
+/// # Safety
+/// `grant` points at a live map value, and its turn is this processor's.
+#[inline(always)]
+unsafe fn renew_place(grant: *mut Grant, granted: &Granted) -> bool {
+    for index in 0..GRANT_NAMES {
+        // SAFETY: the caller's promise, and an index in bounds.
+        let place = unsafe { &mut (*grant).names[index] };
+        let same = place.name == granted.name
+            && place.class == granted.class
+            && place.generation == granted.generation
+            && place.until > granted.since;
+        if same {
+            if place.until < granted.until {
+                // SAFETY: an aligned field of a live map value, which others read meanwhile.
+                unsafe { atomic::store(&raw mut place.until, granted.until) };
+            }
+            return true;
+        }
+    }
+    false
+}
+
 /// Opens an address for a name. False where there is no room.
 #[inline(always)]
-pub(crate) fn add(workload: &Workload, address: &[u8; 16], granted: &Granted, room: &mut Grant) -> bool {
-    let key = GrantKey { address: *address, slot: workload.slot, serial: workload.binding.serial };
+pub(crate) fn add(workload: &Workload, key: &GrantKey, granted: &Granted, room: &mut Grant) -> bool {
     if let Some(grant) = GRANTS.get_ptr_mut(key) {
         // SAFETY: a live map value.
         return unsafe { add_name(grant, granted) };
     }
-    if !has_room(workload) {
+    if !has_room(workload, granted.class) {
         return false;
     }
     *room = Grant::default();
     room.names[0] = *granted;
     if GRANTS.insert(key, room, NO_EXIST).is_ok() {
         bump!(workload, grants);
-        bump!(workload, dns.grants);
+        if granted.class != NO_CLASS {
+            bump!(workload, dns.grants);
+        }
         return true;
     }
     // Another processor was first, or the table is full.
@@ -239,48 +288,63 @@ unsafe fn add_name(grant: *mut Grant, granted: &Granted) -> bool {
     false
 }
 
+/// What a place is to a name that needs one, the best first.
+const OWN: u32 = 0;
+const FREE: u32 = 1;
+/// Another name's with the same rights: they may share it.
+const EQUAL: u32 = 2;
+/// Of a name that opens nothing.
+const UNOPENED: u32 = 3;
+/// Of a ruleset from before, which gives way to the first name of this one.
+const STALE: u32 = 4;
+const NONE: u32 = 5;
+
+#[inline(always)]
+const fn worth(place: &Granted, granted: &Granted) -> u32 {
+    if place.until <= granted.since {
+        FREE
+    } else if place.name == granted.name {
+        OWN
+    } else if place.class == NO_CLASS {
+        UNOPENED
+    } else if granted.class == NO_CLASS {
+        // It takes nothing from a name that opens something.
+        NONE
+    } else if place.generation != granted.generation {
+        STALE
+    } else if place.class == granted.class {
+        EQUAL
+    } else {
+        NONE
+    }
+}
+
 /// # Safety
 /// `grant` points at a live map value, and its turn is this processor's.
 #[inline(always)]
 unsafe fn place_name(grant: *mut Grant, granted: &Granted) -> bool {
-    let (mut own, mut equal, mut free, mut stale) = (GRANT_NAMES, GRANT_NAMES, GRANT_NAMES, GRANT_NAMES);
-    for index in 0..GRANT_NAMES {
+    let (mut best, mut index) = (NONE, 0);
+    for at in 0..GRANT_NAMES {
         // SAFETY: the caller's promise.
-        let place = unsafe { &(*grant).names[index] };
-        if place.until <= granted.since {
-            free = index;
-        } else if place.name == granted.name {
-            own = index;
-        } else if place.class == granted.class && place.generation == granted.generation {
-            equal = index;
-        } else if place.generation != granted.generation {
-            stale = index;
+        let worth = worth(unsafe { &(*grant).names[at] }, granted);
+        if worth < best {
+            (best, index) = (worth, at);
         }
     }
-    // Names with the same rights may share a place. One of a ruleset from before gives way to the first name of this one.
-    let index = if own < GRANT_NAMES {
-        own
-    } else if free < GRANT_NAMES {
-        free
-    } else if equal < GRANT_NAMES {
-        equal
-    } else {
-        stale
-    };
-    if index >= GRANT_NAMES {
+    if best == NONE {
         return false;
     }
     // SAFETY: the caller's promise, and an index in bounds.
     unsafe {
         let place = &raw mut (*grant).names[bounded(index, GRANT_NAMES)];
         let class = u64::from(granted.generation) << 32 | u64::from(granted.class);
-        if index != own && index != equal {
+        if best != OWN && best != EQUAL {
             // Closed while it becomes another's.
             atomic::replace(&raw mut (*place).until, (*place).until, 0);
             atomic::store(&raw mut (*place).name, granted.name);
             atomic::store(&raw mut (*place).since, granted.since);
         }
-        if index != equal || index == own {
+        if best != EQUAL {
             atomic::store((&raw mut (*place).class).cast(), class);
         }
         let until = (*place).until;

@@ -141,10 +141,7 @@ fn judge(
     if scratch.query.problem != 0 {
         return refused(Reason::DnsMalformed);
     }
-    let (length, kind) = (scratch.query.name.length, scratch.query.kind);
-    // SAFETY: both are in the scratch.
-    let class =
-        unsafe { look_up(&raw mut scratch.lookup, &raw const scratch.query.name.text, length, ruleset) };
+    let (class, kind) = (scratch.class_of_query(workload, ruleset), scratch.query.kind);
     let quarantined = workload.quarantined();
     Ruleset::new(&KernelWords, ruleset).query(&KernelClock, class, kind, quarantined)
 }

@@ -15,6 +15,7 @@ use crate::atomic;
 use crate::maps::SCRATCH;
 use crate::rules::KernelWords;
 use crate::shared::PacketBytes;
+use crate::workload::Workload;
 
 /// How many of them each processor has. A program that is interrupted by another keeps its own.
 pub(crate) const SCRATCHES: u32 = 4;
@@ -28,12 +29,28 @@ pub(crate) struct Scratch {
     pub(crate) query: Query,
     pub(crate) answer: Answer,
     pub(crate) lookup: Lookup,
+    last: Last,
     pub(crate) grant: Grant,
     pub(crate) name: GrantedName,
     /// Class of the name that an answer is for.
     pub(crate) class: u32,
     /// What is wrong with an answer.
     pub(crate) rejected: u32,
+    /// 1 if there is something in the answer to be kept, else 0.
+    pub(crate) tells: u64,
+}
+
+/// What the last lookup came to: a query, the same one at the backstop, and its answer are all for one name.
+#[repr(C)]
+struct Last {
+    hash: u64,
+    slot: u32,
+    serial: u32,
+    generation: u32,
+    class: u32,
+    length: u32,
+    reserved: u32,
+    text: [u8; NAME_ROOM],
 }
 
 /// Lends one: its number, from 1, or 0 where a processor was interrupted as often as there are.
@@ -176,14 +193,87 @@ unsafe extern "C" fn lookup_step(_: u64, search: *mut c_void) -> i64 {
     }
 }
 
-/// Is this name the one that stands there?
+/// The class of this name for this workload, by the ruleset that begins there.
+///
+/// # Safety
+/// `lookup`, `last` and `name` are those of one scratch.
 #[inline(always)]
-pub(crate) fn is_same(name: &Name, known: &GrantedName) -> bool {
-    if name.length != known.length {
-        return false;
+unsafe fn class_of(
+    (lookup, last): (*mut Lookup, *mut Last),
+    name: *const Name,
+    workload: &Workload,
+    ruleset: u32,
+) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (hash, length) = ((*name).hash, (*name).length);
+        let (text, last_text) = (&raw const (*name).text, &raw const (*last).text);
+        let whose = (workload.slot, workload.binding.serial, workload.generation);
+        // In the moment of a swap the packet may still be judged by the ruleset before, of another generation.
+        let is_current = workload.ruleset == ruleset;
+        // A hash is no proof: the text decides.
+        if is_current
+            && (*last).hash == hash
+            && (*last).length == length
+            && ((*last).slot, (*last).serial, (*last).generation) == whose
+            && is_same(text, last_text, length)
+        {
+            return (*last).class;
+        }
+        let class = look_up(lookup, text, length, ruleset);
+        if !is_current {
+            return class;
+        }
+        (*last).hash = hash;
+        (*last).length = length;
+        ((*last).slot, (*last).serial, (*last).generation) = whose;
+        (*last).class = class;
+        let (from, to) = (text.cast::<u64>(), (&raw mut (*last).text).cast::<u64>());
+        for index in 0..NAME_ROOM / 8 {
+            if index * 8 >= length as usize {
+                break;
+            }
+            to.add(index).write(from.add(index).read());
+        }
+        class
     }
-    for index in 0..name.text.len() {
-        if name.text[index] != known.text[index] {
+}
+
+impl Scratch {
+    /// The class of the name that the query in it asks for.
+    #[inline(always)]
+    pub(crate) fn class_of_query(&mut self, workload: &Workload, ruleset: u32) -> u32 {
+        let (memory, name) = ((&raw mut self.lookup, &raw mut self.last), &raw const self.query.name);
+        // SAFETY: all are its own.
+        unsafe { class_of(memory, name, workload, ruleset) }
+    }
+
+    /// The class of the name that the answer in it is for.
+    #[inline(always)]
+    pub(crate) fn class_of_answer(&mut self, workload: &Workload, ruleset: u32) -> u32 {
+        let (memory, name) = ((&raw mut self.lookup, &raw mut self.last), &raw const self.answer.name);
+        // SAFETY: all are its own.
+        unsafe { class_of(memory, name, workload, ruleset) }
+    }
+}
+
+/// Are these the same text, as far as its length goes?
+///
+/// # Safety
+/// Both point into live map values, are aligned to 8 and end with zeros.
+#[inline(always)]
+pub(crate) unsafe fn is_same(
+    one: *const [u8; NAME_ROOM],
+    other: *const [u8; NAME_ROOM],
+    length: u32,
+) -> bool {
+    let (one, other) = (one.cast::<u64>(), other.cast::<u64>());
+    for index in 0..NAME_ROOM / 8 {
+        if index * 8 >= length as usize {
+            break;
+        }
+        // SAFETY: inside both texts.
+        if unsafe { one.add(index).read() != other.add(index).read() } {
             return false;
         }
     }

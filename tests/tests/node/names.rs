@@ -1,18 +1,20 @@
 //! The addresses that answers open: how many there may be, and when their room is given back.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use egress_warden::kernel::clock::boot_ns;
 use egress_warden::kernel::node::Node;
+use egress_warden::records::asked_for;
+use egress_warden_common::Reason;
 use egress_warden_common::grant::Rejection;
-use egress_warden_common::limits::GRANTS_PER_WORKLOAD;
-use egress_warden_tests::TestCgroup;
+use egress_warden_common::limits::{GRANTS_PER_WORKLOAD, UNOPENED_NS, UNOPENED_PER_WORKLOAD};
+use egress_warden_tests::{TestCgroup, processors};
 
 use crate::support::{Bpffs, Scene, enforce, words_with};
 
@@ -70,20 +72,26 @@ fn answer(query: &[u8]) -> Vec<u8> {
 
 /// Asks for these names from inside; tells how many were answered.
 fn ask(scene: &Scene, names: std::ops::Range<u64>) -> Result<usize> {
+    ask_in(scene, &scene.cgroup, names)
+}
+
+/// The same in another workload there. All ask from one processor.
+fn ask_in(scene: &Scene, cgroup: &TestCgroup, names: std::ops::Range<u64>) -> Result<usize> {
     let program = format!(
-        "import socket\nanswered=0\nfor n in range({},{}):\n  \
+        "import os,socket\nos.sched_setaffinity(0,{{{}}})\nanswered=0\nfor n in range({},{}):\n  \
          s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n  s.settimeout(1)\n  s.connect(('{}',53))\n  \
          name=b'n%d'%n\n  \
-         s.send(bytes([n>>8,n&255,1,0,0,1,0,0,0,0,0,0,len(name)])+name+b'\\x04many\\x07example\\0\\0\\x01\\0\\x01')\n  \
-         try: s.recv(4096); answered+=1\n  except OSError: pass\n\
+         query=bytes([n>>8,n&255,1,0,0,1,0,0,0,0,0,0,len(name)])+name+b'\\x04many\\x07example\\0\\0\\x01\\0\\x01'\n  \
+         try: s.send(query); s.recv(4096); answered+=1\n  except OSError: pass\n\
          print(answered)",
+        processors()?.first().context("no processor")?,
         names.start,
         names.end,
         scene.at(53).ip()
     );
     let mut command = scene.world.host("job").command("python3");
     command.args(["-c", &program]).stdout(Stdio::piped());
-    let output = scene.cgroup.spawn(command)?.wait_with_output()?;
+    let output = cgroup.spawn(command)?.wait_with_output()?;
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
@@ -156,6 +164,107 @@ fn an_open_address_is_told_with_its_name_and_goes_with_its_workload() -> Result<
     assert_eq!(entries(&node, "grants")?, EACH, "another's");
     node.release(scene.id()?)?;
     assert_eq!((entries(&node, "grants")?, entries(&node, "granted_names")?), (0, 0));
+    Ok(())
+}
+
+/// A name is looked up once for its query and its answer: not for another workload, and not under another ruleset.
+#[test]
+fn what_was_looked_up_for_one_is_not_anothers() -> Result<()> {
+    let (bpffs, scene) = (Bpffs::new()?, Scene::new()?);
+    let (mut node, _) = bpffs.open()?;
+    let other = TestCgroup::new()?;
+    let _resolver = Resolver::start(&scene)?;
+    let dns = "  dns: {resolvers: [10.77.2.2/32]}\n";
+    let other_name = words_with("    - {domains: [other.example], ports: [80], why: test}", dns)?;
+    scene.enforce(&mut node, &named()?)?;
+    scene.enforce_on(&other, &mut node, &other_name)?;
+    for _ in 0..3 {
+        assert_eq!((ask(&scene, 3..4)?, ask_in(&scene, &other, 3..4)?), (1, 0));
+    }
+    let refused = |node: &Node, id| -> Result<u64> {
+        Ok(node.state(id)?.counts[Reason::DnsName as usize].iter().sum())
+    };
+    assert_eq!((refused(&node, scene.id()?)?, refused(&node, other.id()?)?), (0, 3));
+    for swaps in 1..4 {
+        assert!(node.swap(scene.id()?, &other_name)? && node.swap(other.id()?, &named()?)?);
+        assert_eq!((ask(&scene, 3..4)?, ask_in(&scene, &other, 3..4)?), (0, 1));
+        assert!(node.swap(scene.id()?, &named()?)? && node.swap(other.id()?, &other_name)?);
+        assert_eq!((ask(&scene, 3..4)?, ask_in(&scene, &other, 3..4)?), (1, 0));
+        assert_eq!((refused(&node, scene.id()?)?, refused(&node, other.id()?)?), (swaps, 3 + swaps));
+    }
+    // Nobody else asks in between.
+    for words in [&named()?, &other_name] {
+        node.swap(scene.id()?, words)?;
+        assert_eq!(ask(&scene, 3..4)?, usize::from(words != &other_name));
+    }
+    Ok(())
+}
+
+/// Tries TCP from inside, in vain.
+fn attempt(scene: &Scene, to: SocketAddr) -> Result<()> {
+    let program = format!(
+        "import socket\ntry: socket.create_connection(('{}',{}),1)\nexcept OSError: pass",
+        to.ip(),
+        to.port()
+    );
+    let mut command = scene.world.host("job").command("python3");
+    command.args(["-c", &program]);
+    ensure!(scene.cgroup.spawn(command)?.wait()?.success(), "the program failed");
+    Ok(())
+}
+
+#[test]
+fn a_record_tells_by_which_name_its_destination_was_found() -> Result<()> {
+    let (bpffs, scene) = (Bpffs::new()?, Scene::new()?);
+    let (mut node, _) = bpffs.open()?;
+    let _resolver = Resolver::start(&scene)?;
+    scene.enforce(&mut node, &named()?)?;
+    assert_eq!(ask(&scene, 3..4)?, 1);
+    // Another port than the entry's; an address beside those of the answer; and the resolver itself.
+    attempt(&scene, SocketAddr::from(([10, 80, 0, 192], 81)))?;
+    attempt(&scene, SocketAddr::from(([10, 80, 1, 0], 80)))?;
+    attempt(&scene, scene.at(53))?;
+    let mut told = Vec::new();
+    node.drain_records(|_, record| {
+        told.push((record.record.port, Reason::from_number(record.record.reason), asked_for(record)));
+    });
+    assert_eq!(
+        told,
+        [
+            (81, Some(Reason::PortNotAllowed), Some("n3.many.example".to_owned())),
+            (80, Some(Reason::NotAllowlisted), None),
+            (53, Some(Reason::DnsTcp), None),
+        ]
+    );
+    Ok(())
+}
+
+#[test]
+fn what_opens_nothing_takes_little_room_and_goes_soon() -> Result<()> {
+    let (bpffs, scene) = (Bpffs::new()?, Scene::new()?);
+    let (mut node, _) = bpffs.open()?;
+    let _resolver = Resolver::start(&scene)?;
+    let words = words_with(
+        "    - {domains: [n500.many.example], resolvesTo: [10.80.0.0/16], ports: [80], why: test}",
+        "  mode: audit\n  dns: {resolvers: [10.77.2.2/32]}\n",
+    )?;
+    scene.enforce(&mut node, &words)?;
+    assert_eq!(ask(&scene, 0..40)?, 40, "in audit all are answered");
+    let taken =
+        |node: &Node| Ok::<_, anyhow::Error>(entries(node, "grants")? + entries(node, "granted_names")?);
+    assert_eq!(taken(&node)?, UNOPENED_PER_WORKLOAD);
+    assert_eq!((node.grants()?.len(), node.state(scene.id()?)?.dns.grants), (0, 0), "none of them is open");
+    assert_eq!(ask(&scene, 500..501)?, 1);
+    assert_eq!(taken(&node)?, UNOPENED_PER_WORKLOAD + EACH + 1);
+    assert_eq!(
+        (node.grants()?[&scene.id()?].len() as u64, node.state(scene.id()?)?.dns.grants),
+        (EACH, EACH)
+    );
+    // A minute later, and as long as an address is left alone.
+    node.sweep_grants(boot_ns()? + UNOPENED_NS + MINUTES / 2)?;
+    assert_eq!((entries(&node, "grants")?, entries(&node, "granted_names")?), (EACH, 1));
+    node.release(scene.id()?)?;
+    assert_eq!(taken(&node)?, 0);
     Ok(())
 }
 

@@ -148,10 +148,15 @@ impl Scene {
 
     /// Enforces on the workload, whose namespace is known.
     pub(crate) fn enforce(&self, node: &mut Node, words: &[u64]) -> Result<()> {
+        self.enforce_on(&self.cgroup, node, words)
+    }
+
+    /// The same on another one, whose programs are in the same namespace.
+    pub(crate) fn enforce_on(&self, cgroup: &TestCgroup, node: &mut Node, words: &[u64]) -> Result<()> {
         let found = self.world.host("job").enter(OwnNamespace::of_caller)?;
         let namespace = OwnNamespace { is_host: false, ..found };
-        let directory = File::open(self.cgroup.path())?;
-        Ok(node.enforce(self.id()?, directory.as_fd(), self.cgroup.path(), words, Some(&namespace))?)
+        let directory = File::open(cgroup.path())?;
+        Ok(node.enforce(cgroup.id()?, directory.as_fd(), cgroup.path(), words, Some(&namespace))?)
     }
 
     /// Tries to connect from inside.

@@ -283,7 +283,7 @@ impl Node {
     /// Ends the enforcement of a cgroup, whether that still exists or not.
     pub fn release(&mut self, cgroup_id: u64) -> Result<(), NodeError> {
         let slot = self.slot(cgroup_id)?;
-        let asked = self.maps.state(slot)?.dns.allowed > 0;
+        let asked = self.maps.state(slot)?.grants > 0;
         // First: what it guards would otherwise be judged by a policy that is gone, which refuses everything.
         self.clear_backstop(slot)?;
         self.maps.remove_backends(slot)?;

@@ -2,14 +2,34 @@
 
 use std::collections::BTreeMap;
 
+use egress_warden_common::names::NO_CLASS;
+use egress_warden_common::ruleset::Ruleset;
+
 use super::{Node, NodeError};
 use crate::kernel::OpenAddress;
 use crate::kernel::clock::boot_ns;
+use crate::ruleset::class_of_name;
 
 impl Node {
     /// The addresses that are open now, by cgroup.
     pub fn grants(&self) -> Result<BTreeMap<u64, Vec<OpenAddress>>, NodeError> {
-        self.grants_at(boot_ns()?)
+        let mut found = self.grants_at(boot_ns()?)?;
+        for (cgroup, named) in &mut found {
+            let generation = self.generation(*cgroup)?;
+            // Of another ruleset's names this one says what they open, as it does in the kernel.
+            let is_older = |named: &OpenAddress| named.generation != generation;
+            let words = if named.iter().any(is_older) { self.words_of(*cgroup)? } else { Vec::new() };
+            let ruleset = Ruleset::new(words.as_slice(), 0);
+            named.retain(|named| {
+                if !is_older(named) {
+                    return true;
+                }
+                let class = named.name.as_deref().map_or(NO_CLASS, |name| class_of_name(&ruleset, name));
+                ruleset.may_point(class, named.address.into())
+            });
+        }
+        found.retain(|_, named| !named.is_empty());
+        Ok(found)
     }
 
     /// Those of a workload that its connections may still live by, which are also some that have ended.

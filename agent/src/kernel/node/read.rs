@@ -90,8 +90,11 @@ impl Node {
 
     /// The records written since the last call, with the workload's cgroup; `None` where that is not enforced any more.
     pub fn drain_records(&mut self, mut each: impl FnMut(Option<u64>, &NamedRecord)) {
-        let slots = &self.slots;
-        drain_records(&mut self.records, |record| each(slots.owner(record.record.slot), record));
+        let (slots, maps) = (&self.slots, &self.maps);
+        drain_records(&mut self.records, |mut record| {
+            maps.name_destination(&mut record);
+            each(slots.owner(record.record.slot), &record);
+        });
     }
 
     /// Becomes readable when a cgroup was made or removed; `None` where the kernel does not tell.

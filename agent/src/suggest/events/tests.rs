@@ -144,7 +144,7 @@ fn what_no_entry_should_open_is_told_with_its_reason() {
     assert!(names(&set).is_empty(), "{yaml}");
     for line in [
         "#     1 record of 169.254.169.254:80/tcp: not_allowlisted",
-        "#     1 record of meta.example: not_allowlisted",
+        "#     1 record of 169.254.169.254:80/tcp (meta.example): not_allowlisted",
         "# - loopback: `loopback` of the policy opens it",
         "#     1 record of 0.0.0.0:8080/tcp",
         "#     1 record of 224.0.0.251:5353/tcp",

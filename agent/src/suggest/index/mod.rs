@@ -8,7 +8,7 @@ mod python;
 mod survey;
 mod trust;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 
@@ -19,9 +19,10 @@ use self::location::{Host, Location};
 use self::pip::Pip;
 use self::survey::{Found, Projects, Survey};
 use self::trust::Proxies;
-use super::addresses::{aggregated, is_global};
+use super::addresses::resolves_to;
 use super::document::{Draft, Entry, Place, Unfit, read_back};
 use crate::policy::own_host;
+use crate::policy::resolvable::never_holds;
 use crate::ruleset::suggest::Opening;
 
 pub use self::client::FetchError;
@@ -232,18 +233,25 @@ fn beyond_default(name: &str, evidence: &mut Vec<String>) -> Vec<IpNet> {
         return Vec::new();
     };
     let addresses: BTreeSet<IpAddr> = resolved.map(|address| address.ip().to_canonical()).collect();
-    let (own, others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+    let (own, mut others): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
         addresses.into_iter().partition(|address| own_host::holds(*address));
     if !own.is_empty() {
         evidence.push(
             "from here it leads to loopback, which no name opens: see `loopback` of the policy".to_owned(),
         );
     }
-    if others.iter().all(|address| is_global(*address)) {
-        return Vec::new();
+    let never: BTreeMap<&str, IpAddr> =
+        others.iter().filter_map(|address| Some((never_holds(&(*address).into())?, *address))).collect();
+    evidence.extend(never.iter().map(|(what, address)| {
+        format!("from here it leads to {address}, one of {what}, which no name opens: allow it by `cidrs`, if it must be")
+    }));
+    others.retain(|address| never_holds(&(*address).into()).is_none());
+    let resolves_to = resolves_to(&others);
+    if !resolves_to.is_empty() {
+        evidence.push(
+            "CHANGE: it leads to private addresses; widen `resolvesTo` to where its answers may point"
+                .to_owned(),
+        );
     }
-    evidence.push(
-        "CHANGE: it leads to private addresses; widen `resolvesTo` to where its answers may point".to_owned(),
-    );
-    aggregated(&others)
+    resolves_to
 }
