@@ -48,10 +48,15 @@ struct Last {
     serial: u32,
     generation: u32,
     class: u32,
+    /// Characters of the text, or [`NO_LENGTH`] where it does not count.
     length: u32,
-    reserved: u32,
+    /// What the length is to be once the class is known.
+    noted: u32,
     text: [u8; NAME_ROOM],
 }
+
+/// No name is that long.
+const NO_LENGTH: u32 = u32::MAX;
 
 /// Lends one: its number, from 1, or 0 where a processor was interrupted as often as there are.
 #[inline(always)]
@@ -220,14 +225,11 @@ unsafe fn class_of(
         {
             return (*last).class;
         }
-        let class = look_up(lookup, text, length, ruleset);
-        if !is_current {
-            return class;
-        }
+        // Whatever can be is written before the lookup: what is kept across it takes the stack that Linux 6.1 has not.
+        (*last).length = NO_LENGTH;
+        (*last).noted = if is_current { length } else { NO_LENGTH };
         (*last).hash = hash;
-        (*last).length = length;
         ((*last).slot, (*last).serial, (*last).generation) = whose;
-        (*last).class = class;
         let (from, to) = (text.cast::<u64>(), (&raw mut (*last).text).cast::<u64>());
         for index in 0..NAME_ROOM / 8 {
             if index * 8 >= length as usize {
@@ -235,7 +237,9 @@ unsafe fn class_of(
             }
             to.add(index).write(from.add(index).read());
         }
-        class
+        (*last).class = look_up(lookup, text, length, ruleset);
+        (*last).length = (*last).noted;
+        (*last).class
     }
 }
 
