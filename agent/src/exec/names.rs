@@ -10,7 +10,7 @@ use egress_warden_common::reason::IPPROTO_TCP;
 use egress_warden_common::state::NamedRecord;
 
 use super::summary::LISTED;
-use crate::policy::{NameRule, Policy};
+use crate::policy::{Mode, NameRule, Policy};
 use crate::records::asked_for;
 use crate::ruleset::attempt::NamedAttempt;
 use crate::ruleset::near_names::near_names;
@@ -57,7 +57,8 @@ impl RefusedNames {
         if self.by_name.is_empty() {
             return Ok(());
         }
-        writeln!(out, "  names        asked for in vain, by records")?;
+        let what = if policy.mode == Mode::Audit { "that would be refused" } else { "asked for in vain" };
+        writeln!(out, "  names        {what}, by records")?;
         let mut rows: Vec<_> = self.by_name.iter().collect();
         rows.sort_by_key(|(key, count)| (Reverse(**count), *key));
         for ((name, reason), count) in rows.iter().take(LISTED) {
