@@ -1,6 +1,6 @@
 //! What `exec` tells at the end: what was allowed, what was refused, who did it, and what would allow it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,9 +36,14 @@ pub struct Culprits {
 struct Found {
     /// Who tried, and how often.
     by: BTreeMap<String, u32>,
-    /// The name that led there, if one did.
-    name: Option<String>,
+    /// Names that led there.
+    names: BTreeSet<String>,
 }
+
+/// Targets that are told apart: as many as the kernel's table holds for a command.
+const TARGETS: usize = 1024;
+/// Names, and processes, that are told apart for each.
+const OF_EACH: usize = 16;
 
 /// A refused destination with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,11 +72,15 @@ impl Culprits {
             port: record.port,
             reason: record.reason,
         };
-        let who = label(&record.process);
-        let found = self.by_destination.entry(target).or_default();
-        *found.by.entry(who).or_default() += 1;
-        if record.port != DNS_PORT {
-            found.name = name.or(found.name.take());
+        if self.by_destination.len() < TARGETS || self.by_destination.contains_key(&target) {
+            let found = self.by_destination.entry(target).or_default();
+            let who = label(&record.process);
+            if found.by.len() < OF_EACH || found.by.contains_key(&who) {
+                *found.by.entry(who).or_default() += 1;
+            }
+            if record.port != DNS_PORT && found.names.len() < OF_EACH {
+                found.names.extend(name);
+            }
         }
         if record.crossed != 0 {
             self.crossed.get_or_insert((record.process, target));
@@ -87,9 +96,9 @@ impl Culprits {
         })
     }
 
-    /// The name that led there.
-    fn name(&self, target: &Target) -> Option<&str> {
-        self.by_destination.get(target)?.name.as_deref()
+    /// The names that led there.
+    fn names(&self, target: &Target) -> impl Iterator<Item = &str> {
+        self.by_destination.get(target).into_iter().flat_map(|found| &found.names).map(String::as_str)
     }
 }
 
@@ -203,9 +212,10 @@ impl Summary<'_> {
         let reason = Reason::from_number(key.reason).unwrap_or(Reason::Malformed);
         let target = Target::of(key);
         let where_to = match attempt(key) {
-            Some(attempt) => match self.culprits.name(&target) {
-                Some(name) => format!("{attempt}  {}", visible(name)),
-                None => attempt.to_string(),
+            Some(attempt) => match self.culprits.names(&target).collect::<Vec<_>>()[..] {
+                [] => attempt.to_string(),
+                [name] => format!("{attempt}  {}", visible(name)),
+                [name, ref more @ ..] => format!("{attempt}  {} and {} more", visible(name), more.len()),
             },
             None if reason == Reason::SocketType => socket_kind(key),
             None => "an unreadable packet".to_owned(),
@@ -275,19 +285,31 @@ impl Summary<'_> {
         let (mut attempts, mut reached) = (Vec::new(), Vec::new());
         for (key, _) in self.refused.iter().filter(|(key, _)| could_be_allowed(key.reason)) {
             let Some(attempt) = attempt(key) else { continue };
-            match self.culprits.name(&Target::of(key)).filter(|name| is_for_a_name(name, &attempt)) {
-                Some(name) => reached.push((name, attempt)),
-                None => attempts.push(attempt),
+            let target = Target::of(key);
+            let before = reached.len();
+            let names = self.culprits.names(&target).filter(|name| is_for_a_name(name, &attempt));
+            reached.extend(names.map(|name| (name, attempt)));
+            if reached.len() == before {
+                attempts.push(attempt);
             }
         }
         let suggestion = suggest_entries(&attempts);
-        let yaml = suggestion.yaml + &suggest_names(self.culprits.names.to_allow(), reached);
+        let (by_name, more) = suggest_names(self.culprits.names.to_allow(), reached);
+        let yaml = suggestion.yaml + &by_name;
         if !yaml.is_empty() {
-            let what = if suggestion.left_out.is_empty() { "all of that" } else { "most of that" };
+            let whole = suggestion.left_out.is_empty() && more == 0;
+            let what = if whole { "all of that" } else { "most of that" };
             writeln!(out, "  to allow {what}, add to `spec.to` of a Destinations that the policy allows:")?;
             for line in yaml.lines() {
                 writeln!(out, "    {line}")?;
             }
+        }
+        if more > 0 {
+            let entries = plural(more as u64, "more entry").replace("entrys", "entries");
+            writeln!(
+                out,
+                "  {entries} by name: run it with --events FILE, and `egress-warden suggest from-events FILE`"
+            )?;
         }
         if !suggestion.left_out.is_empty() {
             let shown: Vec<String> =

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use aya::maps::{IterableMap, MapError};
 use egress_warden_common::decide::DNS_PORT;
-use egress_warden_common::grant::{Grant, GrantKey, GrantedName, NameKey, Pending, Pendings};
+use egress_warden_common::grant::{Grant, GrantKey, Granted, GrantedName, NameKey, Pending, Pendings};
 use egress_warden_common::limits::{GRANTS_PER_WORKLOAD, MAX_GRANTED_NAMES, MAX_GRANTS};
 use egress_warden_common::names::{NO_CLASS, may_open};
 use egress_warden_common::state::NamedRecord;
@@ -89,8 +89,8 @@ impl Maps {
         Ok(found)
     }
 
-    /// Writes into a record by which name its destination was found, where one led there: of several, the one that was answered
-    /// last.
+    /// Writes into a record by which name its destination was found, where one led there before: of several, the one that was
+    /// answered last. Whichever of the workload's processes asked.
     pub(super) fn name_destination(&self, named: &mut NamedRecord) {
         let record = &mut named.record;
         let is_by_address = Reason::from_number(record.reason)
@@ -104,7 +104,11 @@ impl Maps {
         else {
             return;
         };
-        let known = grant.names.iter().filter(|granted| granted.until != 0).filter_map(|granted| {
+        // Applications keep an answer for longer than it says; what was answered later led nobody there.
+        let led = |granted: &&Granted| {
+            granted.since <= record.time && record.time <= granted.until.saturating_add(LEFT_ALONE_NS)
+        };
+        let known = grant.names.iter().filter(led).filter_map(|granted| {
             let key = NameKey { hash: granted.name, slot: record.slot, serial };
             self.granted_names.get(&Wire(key), 0).ok()
         });

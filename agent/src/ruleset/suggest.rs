@@ -10,7 +10,7 @@ use super::attempt::Attempt;
 use crate::allowlist::domain::canonical;
 use crate::policy::icmp;
 use crate::policy::resolvable::never_holds;
-use crate::suggest::addresses::{common_to, resolves_to};
+use crate::suggest::addresses::resolves_to;
 use crate::suggest::document::{cidrs, scalar};
 
 /// What a reviewer reads until somebody writes more.
@@ -67,13 +67,17 @@ pub fn suggest_entries<'a>(refused: impl IntoIterator<Item = &'a Attempt>) -> Su
     Suggestion { yaml, left_out: left_out.into_iter().collect() }
 }
 
+/// Entries by name that are written where a person looks on.
+const ENTRIES: usize = 32;
+
 /// Entries that allow exactly these names: on the ports that were tried under them, and at the addresses where they were found.
-/// Where only the query was seen, on the port that most names are for. Empty where there is none that an entry can hold.
+/// Where only the query was seen, on the port that most names are for. Empty where there is none that an entry can hold; and how
+/// many entries there would be beside those that are written.
 #[must_use]
 pub fn suggest_names<'a>(
     asked: impl IntoIterator<Item = &'a str>,
     reached: impl IntoIterator<Item = (&'a str, Attempt)>,
-) -> String {
+) -> (String, usize) {
     let mut found: BTreeMap<String, (BTreeSet<Opening>, BTreeSet<IpAddr>)> = BTreeMap::new();
     for name in asked.into_iter().filter_map(canonical) {
         found.entry(name).or_default();
@@ -84,19 +88,13 @@ pub fn suggest_names<'a>(
         openings.insert(opening);
         addresses.insert(attempt.address);
     }
-    let common = common_to(found.values().map(|(_, addresses)| addresses));
     let mut entries: BTreeMap<(BTreeSet<Opening>, Vec<IpNet>), Vec<String>> = BTreeMap::new();
-    for (name, (mut opened, addresses)) in found {
-        if opened.is_empty() {
-            opened.insert(Opening::Tcp(USUAL_PORT));
-        }
-        let mut resolves_to = resolves_to(&addresses);
-        if let Some(common) = common.as_ref().filter(|_| !resolves_to.is_empty()) {
-            resolves_to.clone_from(common);
-        }
-        entries.entry((opened, resolves_to)).or_default().push(name);
+    for (name, (opened, addresses)) in found {
+        entries.entry((opened, resolves_to(&addresses))).or_default().push(name);
     }
-    entries.iter().map(|((opened, resolves_to), names)| by_name(names, resolves_to, opened)).collect()
+    let written = entries.iter().take(ENTRIES);
+    let yaml = written.map(|((opened, resolves_to), names)| by_name(names, resolves_to, opened)).collect();
+    (yaml, entries.len().saturating_sub(ENTRIES))
 }
 
 /// Can an entry with `domains` allow this attempt under this name?
@@ -112,7 +110,12 @@ fn by_name(names: &[String], resolves_to: &[IpNet], opened: &BTreeSet<Opening>) 
     if !resolves_to.is_empty() {
         yaml.push_str(&format!("  resolvesTo: {}\n", cidrs(resolves_to)));
     }
-    yaml.push_str(&rest(opened));
+    if opened.is_empty() {
+        yaml.push_str("  # no port was seen: a guess\n");
+        yaml.push_str(&rest(&BTreeSet::from([Opening::Tcp(USUAL_PORT)])));
+    } else {
+        yaml.push_str(&rest(opened));
+    }
     yaml
 }
 
@@ -193,14 +196,19 @@ mod tests {
     #[test]
     fn names_that_an_entry_can_hold_share_one() {
         let refused = ["models.example", "on", "10.0.0.1", "a\nb.example", "models.example", ""];
-        let yaml = suggest_names(refused, []);
+        let (yaml, _) = suggest_names(refused, []);
         assert_eq!(
             yaml,
-            "- domains: [models.example, \"on\"]\n  ports: [443]\n  why: was refused; say what it is for\n"
+            "- domains: [models.example, \"on\"]\n  # no port was seen: a guess\n  ports: [443]\n  why: was refused; say what it is for\n"
         );
         let read: serde_yaml::Value = serde_yaml::from_str(&yaml).unwrap();
         assert_eq!(read[0]["domains"][1], "on");
-        assert_eq!(suggest_names(["10.0.0.1"], []), "");
+        assert_eq!(suggest_names(["10.0.0.1"], []), (String::new(), 0));
+        let many: Vec<String> = (1..=40).map(|port| format!("n{port}.example")).collect();
+        let reached =
+            (1..=40).map(|port| (&*many[usize::from(port) - 1], attempt("10.0.0.1", IPPROTO_TCP, port)));
+        let (yaml, more) = suggest_names([], reached);
+        assert_eq!((yaml.matches("- domains").count(), more), (ENTRIES, 40 - ENTRIES));
     }
 
     #[test]
@@ -212,8 +220,8 @@ mod tests {
             ("inside.example", attempt("10.0.0.3", IPPROTO_TCP, 443)),
         ];
         assert_eq!(
-            suggest_names(["asked.example", "files.example"], reached),
-            "- domains: [asked.example]\n  ports: [443]\n  why: was refused; say what it is for\n\
+            suggest_names(["asked.example", "files.example"], reached).0,
+            "- domains: [asked.example]\n  # no port was seen: a guess\n  ports: [443]\n  why: was refused; say what it is for\n\
              - domains: [inside.example]\n  resolvesTo: [10.0.0.2/31]\n  ports: [443]\n  why: was refused; say what it is for\n\
              - domains: [files.example]\n  ports: [8443, \"8443/udp\"]\n  why: was refused; say what it is for\n"
         );

@@ -21,6 +21,9 @@ use crate::text::visible;
 /// What is not suggested is listed up to here for each reason.
 const LISTED: usize = 20;
 
+/// CIDRs in all `resolvesTo` together, where all names share one.
+const MOST_PLACES: usize = 1 << 16;
+
 /// Why nothing is suggested.
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
@@ -58,7 +61,16 @@ pub fn suggest(paths: &[PathBuf], name: &str) -> Result<String, EventsError> {
     if gathered.records == 0 {
         return Err(EventsError::Empty(paths.to_vec()));
     }
-    let draft = draft(&gathered, paths, name);
+    let common = common_to(gathered.names.values().map(|named| &named.addresses));
+    if let Some(places) =
+        common.as_ref().map(Vec::len).filter(|places| places * gathered.names.len() > MOST_PLACES)
+    {
+        return Err(EventsError::TooLarge(format!(
+            "{} names led to {places} different places that are not global",
+            gathered.names.len()
+        )));
+    }
+    let draft = draft(&gathered, paths, name, common.as_deref());
     if draft.entries.is_empty() {
         return Err(EventsError::Nothing(left_out(&gathered)));
     }
@@ -80,7 +92,7 @@ fn files(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn draft(gathered: &Gathered, paths: &[PathBuf], name: &str) -> Draft {
+fn draft(gathered: &Gathered, paths: &[PathBuf], name: &str, common: Option<&[IpNet]>) -> Draft {
     let about = vec![
         format!("Suggested by `egress-warden suggest from-events` from {}.", files(paths)),
         format!(
@@ -91,8 +103,7 @@ fn draft(gathered: &Gathered, paths: &[PathBuf], name: &str) -> Draft {
         ),
         "Everything is here that was tried, wanted or not. Say in each `why` what it is for, or delete the entry.".to_owned(),
     ];
-    let common = common_to(gathered.names.values().map(|named| &named.addresses));
-    let names = gathered.names.iter().map(|(name, named)| by_name(name, named, common.as_deref()));
+    let names = gathered.names.iter().map(|(name, named)| by_name(name, named, common));
     let entries = names.chain(by_address(&gathered.addresses)).collect();
     let mut below = left_out(gathered);
     if !below.is_empty() {
@@ -207,6 +218,11 @@ fn policy(gathered: &Gathered, name: &str) -> String {
         "  # CHANGE: add what the policy of the run allowed already; records tell only of the rest."
     );
     let _ = writeln!(out, "  allow: [{name}]");
+    if !gathered.resolvers.is_empty() {
+        let resolvers: Vec<IpNet> = gathered.resolvers.iter().map(|address| IpNet::from(*address)).collect();
+        let _ = writeln!(out, "  # The resolvers that were asked, which the policy of the run let be asked.");
+        let _ = writeln!(out, "  dns: {{resolvers: {}}}", cidrs(&resolvers));
+    }
     out
 }
 

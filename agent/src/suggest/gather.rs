@@ -23,8 +23,13 @@ pub(crate) struct Gathered {
     pub(crate) addresses: BTreeMap<IpAddr, Tried>,
     /// By heading, then by what was tried.
     pub(crate) left_out: BTreeMap<String, BTreeMap<String, Evidence>>,
+    /// Who was asked for names that no entry allowed.
+    pub(crate) resolvers: BTreeSet<IpAddr>,
     workloads: BTreeSet<String>,
 }
+
+/// Resolvers that a draft names.
+const RESOLVERS: usize = 16;
 
 /// What is known of one name.
 #[derive(Debug, Default)]
@@ -42,7 +47,13 @@ impl Gathered {
         self.span.add(&event.time);
         self.workloads.insert(event.workload.clone());
         match judge(event) {
-            Wish::Resolve { name } => self.names.entry(name).or_default().asked.add(event),
+            Wish::Resolve { name } => {
+                self.names.entry(name).or_default().asked.add(event);
+                // That it is a resolver of the policy's was judged before the name.
+                if self.resolvers.len() < RESOLVERS {
+                    self.resolvers.extend(event.dst.map(|address| address.to_canonical()));
+                }
+            }
             Wish::Reach { name: Some(name), address, opening } => {
                 let named = self.names.entry(name).or_default();
                 named.addresses.insert(address);

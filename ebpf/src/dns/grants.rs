@@ -290,30 +290,34 @@ unsafe fn add_name(grant: *mut Grant, granted: &Granted) -> bool {
 
 /// What a place is to a name that needs one, the best first.
 const OWN: u32 = 0;
-const FREE: u32 = 1;
-/// Another name's with the same rights: they may share it.
-const EQUAL: u32 = 2;
+const EMPTY: u32 = 1;
 /// Of a name that opens nothing.
-const UNOPENED: u32 = 3;
+const UNOPENED: u32 = 2;
+/// Another name's with the same rights: they may share it.
+const EQUAL: u32 = 3;
+/// It has ended, but a connection may live by it.
+const ENDED: u32 = 4;
 /// Of a ruleset from before, which gives way to the first name of this one.
-const STALE: u32 = 4;
-const NONE: u32 = 5;
+const STALE: u32 = 5;
+const NONE: u32 = 6;
 
 #[inline(always)]
 const fn worth(place: &Granted, granted: &Granted) -> u32 {
-    if place.until <= granted.since {
-        FREE
+    if place.until == 0 {
+        EMPTY
     } else if place.name == granted.name {
         OWN
     } else if place.class == NO_CLASS {
         UNOPENED
     } else if granted.class == NO_CLASS {
-        // It takes nothing from a name that opens something.
+        // It takes nothing from a name that opens something, or did.
         NONE
+    } else if place.generation == granted.generation && place.class == granted.class {
+        EQUAL
+    } else if place.until <= granted.since {
+        ENDED
     } else if place.generation != granted.generation {
         STALE
-    } else if place.class == granted.class {
-        EQUAL
     } else {
         NONE
     }
@@ -342,6 +346,8 @@ unsafe fn place_name(grant: *mut Grant, granted: &Granted) -> bool {
             // Closed while it becomes another's.
             atomic::replace(&raw mut (*place).until, (*place).until, 0);
             atomic::store(&raw mut (*place).name, granted.name);
+        }
+        if (*place).until <= granted.since {
             atomic::store(&raw mut (*place).since, granted.since);
         }
         if best != EQUAL {

@@ -192,6 +192,9 @@ fn what_was_looked_up_for_one_is_not_anothers() -> Result<()> {
         assert_eq!((ask(&scene, 3..4)?, ask_in(&scene, &other, 3..4)?), (1, 0));
         assert_eq!((refused(&node, scene.id()?)?, refused(&node, other.id()?)?), (swaps, 3 + swaps));
     }
+    // Neither is it kept for the workloads of an agent that begins anew, with the same numbers.
+    let pinned = |map: &str| bpffs.pins().join("maps").join(map).exists();
+    assert!(pinned("BINDINGS") && !pinned("SCRATCH"));
     // Nobody else asks in between.
     for words in [&named()?, &other_name] {
         node.swap(scene.id()?, words)?;

@@ -22,8 +22,9 @@ use crate::kernel::object::{load_object, take_ring};
 use crate::kernel::{KernelError, Preparation, Sizes};
 use crate::ruleset;
 
-/// The maps that are pinned: whatever the programs remember between two runs.
-const MAPS: [&str; 18] = [
+/// The maps that are pinned: whatever the programs remember between two runs. Not `SCRATCH`: the last lookup in it is known by
+/// numbers that begin anew with `BINDINGS`, so that one must never outlive the other.
+const MAPS: [&str; 17] = [
     "WORKLOADS",
     "BINDINGS",
     "STATES",
@@ -41,7 +42,6 @@ const MAPS: [&str; 18] = [
     "PENDINGS",
     "GRANTS",
     "GRANTED_NAMES",
-    "SCRATCH",
 ];
 
 /// A workload that an earlier agent left enforced.

@@ -1,6 +1,7 @@
 //! The addresses that answers opened, of all workloads.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use egress_warden_common::names::NO_CLASS;
 use egress_warden_common::ruleset::Ruleset;
@@ -14,11 +15,19 @@ impl Node {
     /// The addresses that are open now, by cgroup.
     pub fn grants(&self) -> Result<BTreeMap<u64, Vec<OpenAddress>>, NodeError> {
         let mut found = self.grants_at(boot_ns()?)?;
+        // Read once where several workloads share them.
+        let mut all_words = BTreeMap::new();
         for (cgroup, named) in &mut found {
-            let generation = self.generation(*cgroup)?;
+            let binding = self.maps.bindings.get(self.slot(*cgroup)?)?;
             // Of another ruleset's names this one says what they open, as it does in the kernel.
-            let is_older = |named: &OpenAddress| named.generation != generation;
-            let words = if named.iter().any(is_older) { self.words_of(*cgroup)? } else { Vec::new() };
+            let is_older = |named: &OpenAddress| named.generation != binding.generation;
+            if !named.iter().any(is_older) {
+                continue;
+            }
+            let words = match all_words.entry(binding.ruleset) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(self.words_of(*cgroup)?),
+            };
             let ruleset = Ruleset::new(words.as_slice(), 0);
             named.retain(|named| {
                 if !is_older(named) {

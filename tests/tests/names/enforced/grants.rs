@@ -109,6 +109,24 @@ fn more_names_than_places_at_one_address() -> Result<()> {
     ground.assert_counted(&[])
 }
 
+/// Two names of one address, with different rights: the later one takes no place from a connection of the first.
+#[test]
+fn a_connection_keeps_its_name_when_another_leads_to_its_address() -> Result<()> {
+    let names = ["domains: [a.wild.test], ports: [443]", "domains: [b.wild.test], ports: [80, 443]"];
+    let mut ground = Ground::new(&names, &[CLAMPED])?;
+    open(&ground, "a.wild.test", Family::V4)?;
+    let (mut holder, mut other) = (ground.insider()?, ground.insider()?);
+    ensure!(holder.open(place(Family::V4, 4))? == "ok" && holder.echo()? == "ok");
+    until("the grant to end", DEADLINE, || {
+        other.connect(place(Family::V4, 4)).is_ok_and(|said| said == "EPERM").then_some(())
+    })?;
+    open(&ground, "b.wild.test", Family::V4)?;
+    // The second name is gone, the first is still allowed.
+    ground.reload(&[names[0], OTHER])?;
+    ensure!(holder.echo()? == "ok", "the connection ended with another name's reload");
+    Ok(())
+}
+
 #[test]
 fn a_reload_stops_the_grants_of_a_removed_name_at_once_and_no_others() -> Result<()> {
     let mut ground = Ground::new(&[FILES, OTHER], &[RESOLVERS])?;
