@@ -305,10 +305,9 @@ impl Summary<'_> {
             }
         }
         if more > 0 {
-            let entries = plural(more as u64, "more entry").replace("entrys", "entries");
             writeln!(
                 out,
-                "  {entries} by name: run it with --events FILE, and `egress-warden suggest from-events FILE`"
+                "  {more} more by name: run it with --events FILE, and `egress-warden suggest from-events FILE`"
             )?;
         }
         if !suggestion.left_out.is_empty() {

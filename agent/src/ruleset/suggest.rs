@@ -97,7 +97,7 @@ pub fn suggest_names<'a>(
     (yaml, entries.len().saturating_sub(ENTRIES))
 }
 
-/// Can an entry with `domains` allow this attempt under this name?
+/// Can an entry with `domains` allow this attempt under this name? What no answer may point to can be allowed by its address only.
 #[must_use]
 pub fn is_for_a_name(name: &str, attempt: &Attempt) -> bool {
     canonical(name).is_some()

@@ -7,11 +7,10 @@ use egress_warden_common::decide::DNS_PORT;
 use egress_warden_common::reason::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::allowlist::domain;
-use crate::policy::resolvable::never_holds;
 use crate::policy::{metadata, own_host};
 use crate::records::Event;
 use crate::ruleset::attempt::Attempt;
-use crate::ruleset::suggest::Opening;
+use crate::ruleset::suggest::{Opening, is_for_a_name};
 
 /// What a record asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,9 +102,8 @@ fn reach(event: &Event) -> Wish {
     }
     match Opening::of(&attempt) {
         Some(opening) => {
-            // No name opens what no answer may point to: that can be allowed by its address only.
-            let name = event.name.as_deref().and_then(domain::canonical);
-            let name = name.filter(|_| never_holds(&attempt.address.into()).is_none());
+            let name = event.name.as_deref().filter(|name| is_for_a_name(name, &attempt));
+            let name = name.and_then(domain::canonical);
             Wish::Reach { name, address: attempt.address, opening }
         }
         None => no(event, "a port or message type that cannot be written in an allowlist".to_owned()),

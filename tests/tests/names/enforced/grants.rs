@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use egress_warden_tests::dns::{Client, Family, Resolver, Target, zone};
+use egress_warden_tests::dns::{Client, Family, Insider, Resolver, Target, zone};
 use egress_warden_tests::wait::{DEADLINE, until};
 
 use crate::ground::{FILES, Ground, RESOLVERS};
@@ -23,6 +23,16 @@ fn open(ground: &Ground, name: &str, family: Family) -> Result<()> {
 
 fn place(family: Family, number: u16) -> SocketAddr {
     (zone::served(family, number), 443).into()
+}
+
+/// A connection to the n-th address that is older than the end of the grant by which it began.
+fn outlived(ground: &Ground, family: Family, number: u16) -> Result<Insider> {
+    let (mut holder, mut other) = (ground.insider()?, ground.insider()?);
+    ensure!(holder.open(place(family, number))? == "ok" && holder.echo()? == "ok");
+    until("the grant to end", DEADLINE, || {
+        other.connect(place(family, number)).is_ok_and(|said| said == "EPERM").then_some(())
+    })?;
+    Ok(holder)
 }
 
 #[test]
@@ -68,11 +78,7 @@ fn a_connection_outlives_its_grant() -> Result<()> {
     let ground = Ground::new(&[FILES], &[CLAMPED])?;
     for family in Family::ALL {
         open(&ground, "files.index.test", family)?;
-        let (mut holder, mut other) = (ground.insider()?, ground.insider()?);
-        ensure!(holder.open(place(family, 1))? == "ok" && holder.echo()? == "ok");
-        until("the grant to end", DEADLINE, || {
-            other.connect(place(family, 1)).is_ok_and(|said| said == "EPERM").then_some(())
-        })?;
+        let mut holder = outlived(&ground, family, 1)?;
         ensure!(holder.echo()? == "ok", "the connection ended with its grant");
     }
     Ok(())
@@ -83,11 +89,7 @@ fn a_connection_that_outlived_its_grant_outlives_a_reload() -> Result<()> {
     let mut ground = Ground::new(&[FILES], &[CLAMPED])?;
     for family in Family::ALL {
         open(&ground, "files.index.test", family)?;
-        let (mut holder, mut other) = (ground.insider()?, ground.insider()?);
-        ensure!(holder.open(place(family, 1))? == "ok" && holder.echo()? == "ok");
-        until("the grant to end", DEADLINE, || {
-            other.connect(place(family, 1)).is_ok_and(|said| said == "EPERM").then_some(())
-        })?;
+        let mut holder = outlived(&ground, family, 1)?;
         // The name stays allowed, and something else comes or goes.
         ground.reload(if family == Family::V4 { &[FILES, OTHER] } else { &[FILES] })?;
         ensure!(holder.echo()? == "ok", "{family:?}: the connection ended with a reload");
@@ -115,11 +117,7 @@ fn a_connection_keeps_its_name_when_another_leads_to_its_address() -> Result<()>
     let names = ["domains: [a.wild.test], ports: [443]", "domains: [b.wild.test], ports: [80, 443]"];
     let mut ground = Ground::new(&names, &[CLAMPED])?;
     open(&ground, "a.wild.test", Family::V4)?;
-    let (mut holder, mut other) = (ground.insider()?, ground.insider()?);
-    ensure!(holder.open(place(Family::V4, 4))? == "ok" && holder.echo()? == "ok");
-    until("the grant to end", DEADLINE, || {
-        other.connect(place(Family::V4, 4)).is_ok_and(|said| said == "EPERM").then_some(())
-    })?;
+    let mut holder = outlived(&ground, Family::V4, 4)?;
     open(&ground, "b.wild.test", Family::V4)?;
     // The second name is gone, the first is still allowed.
     ground.reload(&[names[0], OTHER])?;
